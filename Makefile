@@ -1,0 +1,60 @@
+# ngx_moe: make help
+
+BUILD   ?= build
+CC      ?= cc
+OPT     ?= -O2
+SAN     ?=
+
+WARN    = -Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes \
+          -Wpointer-arith -Wno-unused-parameter
+CFLAGS_ = -std=c17 -g $(OPT) $(WARN) -D_GNU_SOURCE -Iengine -I. \
+          -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden \
+          -pthread -MMD -MP $(if $(SAN),-fsanitize=$(SAN) \
+          -fno-omit-frame-pointer -fno-sanitize-recover=all)
+LDLIBS_ = $(if $(SAN),-fsanitize=$(SAN)) -pthread -ljansson -lcrypto \
+          -lpcre2-8 -lutf8proc -lm -ldl
+
+ENGINE  = $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c)) \
+          $(wildcard kernels/*.c kernels/cpu/*.c)
+OBJS    = $(ENGINE:%.c=$(BUILD)/obj/%.o)
+LIB     = $(BUILD)/libmoe.a
+UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
+
+
+.PHONY: help engine unit-build unit clean
+
+help:
+	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
+
+#: make engine        build/moe-engine
+engine: $(BUILD)/moe-engine
+
+$(BUILD)/moe-engine: $(BUILD)/obj/engine/main.o $(LIB)
+	$(CC) -o $@ $^ $(LDFLAGS) $(LDLIBS_)
+
+$(LIB): $(OBJS)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(BUILD)/obj/kernels/cpu/%_avx2.o: ARCH = -mavx2 -mfma -mf16c
+$(BUILD)/obj/kernels/cpu/%_avx512.o: ARCH = -mavx512f -mavx512bw \
+    -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mfma -mf16c
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_) $(ARCH) $(CFLAGS) -c -o $@ $<
+
+#: make unit          C unit tests
+$(BUILD)/t/%: t/engine/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS_)
+
+unit-build: $(UNITS)
+
+unit: $(UNITS)
+	@for t in $(UNITS); do echo "== $$t"; $$t || exit 1; done
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(OBJS:.o=.d) $(BUILD)/obj/engine/main.d $(UNITS:=.d)
