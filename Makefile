@@ -5,8 +5,9 @@ CC      ?= cc
 OPT     ?= -O2
 SAN     ?=
 
+WARN_GCC = $(if $(findstring clang,$(CC)),,-Wno-format-truncation)
 WARN    = -Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes \
-          -Wpointer-arith -Wno-unused-parameter
+          -Wpointer-arith $(WARN_GCC) -Wno-unused-parameter
 CFLAGS_ = -std=c17 -g $(OPT) $(WARN) -D_GNU_SOURCE -Iengine -I. \
           -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden \
           -pthread -MMD -MP $(if $(SAN),-fsanitize=$(SAN) \
