@@ -1,0 +1,60 @@
+/*
+ * family: the table of model families.
+ *
+ * An entry says how a family's checkpoints are spelled (architecture, keys
+ * that differ, names of tensors) and what its keys mean where they are
+ * absent.  A new family is an entry here plus what is truly new.
+ */
+
+#ifndef MOE_FAMILY_H
+#define MOE_FAMILY_H
+
+
+#include "model/config.h"
+
+
+typedef struct {
+    moe_family_e    id;
+    const char     *name;           /* for people: "DeepSeek-V3" */
+    const char     *architecture;   /* config.json: architectures[0] */
+    const char     *model_type;     /* config.json: model_type */
+
+    moe_attn_e      attn;
+    moe_qk_norm_e   qk_norm;
+    moe_score_e     score;
+    moe_topk_e      topk;           /* where no key says otherwise */
+    int             rope_interleave;
+    int             qkv_bias;       /* where no key says otherwise */
+    int             shared_gate;
+    int             norm_topk;      /* where no key says otherwise */
+    int             norm_topk_key;  /* norm_topk_prob is read at all */
+    double          topk_eps;
+    double          rope_theta;     /* where no key says otherwise */
+    double          rms_eps;        /* where no key says otherwise */
+
+    /* keys of config.json; NULL: the family has no such thing */
+    const char     *key_experts[2]; /* either */
+    const char     *key_moe_ffn;
+    const char     *key_dense_ffn;
+    const char     *key_shared_ffn; /* width of the shared expert, or ... */
+    const char     *key_n_shared;   /* ... their number */
+    int             dense_first;    /* first_k_dense_replace, moe_layer_freq */
+    int             dense_step;     /* decoder_sparse_step, mlp_only_layers */
+
+    /* tensors, under "model.layers.N." */
+    const char     *moe_prefix;     /* "mlp" */
+    const char     *gate;           /* an expert's "gate_proj" */
+    const char     *up;
+    const char     *down;
+    const char     *shared;         /* "shared_experts" */
+} moe_family_t;
+
+
+const moe_family_t *moe_family(moe_family_e id);
+
+/* By architecture, or where that is NULL by model_type; NULL: unknown. */
+const moe_family_t *moe_family_find(const char *architecture,
+    const char *model_type);
+
+
+#endif /* MOE_FAMILY_H */
