@@ -1,0 +1,147 @@
+/*
+ * model: an open model and its forward pass.
+ *
+ * A model is weights (mapped, shared with other processes), the memory of KV
+ * pages and the scratch of one step.  The caller (a rank's scheduler) decides
+ * which page belongs to whom; the model reads and writes the pages it is told.
+ * One thread drives a model; it has helpers of its own.  Open it after fork().
+ *
+ * A row's results depend on its sequence alone: on the ids, positions and
+ * roles from position 0 up to the row, never on the other rows of the batch,
+ * on how a prompt was cut into steps, on page numbers or on thread count.
+ *
+ *     open -> kv_resize -> { step } -> close
+ */
+
+#ifndef MOE_MODEL_H
+#define MOE_MODEL_H
+
+
+#include <stdint.h>
+
+#include "base/err.h"
+
+
+/* model/config.h has the members */
+typedef struct moe_config_s  moe_config_t;
+typedef struct moe_model_s   moe_model_t;
+
+
+/* KV positions a page */
+enum { MOE_PAGE_SIZE = 16 };
+
+/* roles of a row; kept with the row for life, also when it is computed anew */
+enum {
+    MOE_ROLE_PROMPT,
+    MOE_ROLE_GENERATED
+};
+
+typedef enum {
+    MOE_KV_F32,
+    MOE_KV_BF16
+} moe_kv_format_e;
+
+
+/* zeroed options are good defaults */
+typedef struct {
+    uint32_t          threads;     /* computing threads, the caller's own one
+                                    * included; 0: as many as the process may
+                                    * run on */
+    uint32_t          max_rows;    /* most rows in a step; 0: 512 */
+    uint32_t          kv_pages;    /* pages to have at once; 0: none before
+                                    * moe_model_kv_resize() */
+    moe_kv_format_e   kv_format;   /* in the fingerprint */
+    const char       *kernels;     /* "plain", "avx2", "avx512"; NULL: the
+                                    * fastest that this machine runs.  All
+                                    * three give equal bits */
+} moe_model_options_t;
+
+
+/*
+ * Called from within moe_model_open() with what is being done (static string)
+ * and how much of all is done, 0 to 100.  A return other than 0 gives up
+ * opening.
+ */
+typedef int (*moe_model_progress_pt)(void *ctx, const char *what,
+    uint32_t percent);
+
+
+/*
+ * Opens a Hugging Face model directory: reads config.json, maps the weight
+ * files, checks that every tensor the family needs is there with its shape.
+ * options and progress may be NULL.  NULL and a line in err on failure.
+ */
+moe_model_t *moe_model_open(const char *dir,
+    const moe_model_options_t *options, moe_model_progress_pt progress,
+    void *ctx, moe_err_t *err);
+
+void moe_model_close(moe_model_t *m);
+
+/* owned by the model, good until it is closed */
+const moe_config_t *moe_model_config(const moe_model_t *m);
+
+uint32_t moe_model_vocab_size(const moe_model_t *m);    /* logits a row */
+uint32_t moe_model_max_position(const moe_model_t *m);  /* positions are
+                                                         * below it */
+uint32_t moe_model_max_rows(const moe_model_t *m);
+
+/*
+ * SHA-256 over what decides the bits of an answer: program version, kernel
+ * set, identity of the weights (config.json, header and size of every weight
+ * file), KV and row formats.
+ */
+void moe_model_fingerprint(const moe_model_t *m, uint8_t out[32]);
+
+
+/* bytes of KV memory that one page takes over all layers */
+uint64_t moe_model_kv_bytes_per_page(const moe_model_t *m);
+
+uint32_t moe_model_kv_pages(const moe_model_t *m);
+
+/*
+ * Sets the number of pages; pages that exist before and after keep their
+ * contents and numbers.  Memory is taken from the system as pages are first
+ * written.  Not during a step.
+ */
+int moe_model_kv_resize(moe_model_t *m, uint32_t pages, moe_err_t *err);
+
+/* may be called between steps; changes no answer */
+int moe_model_set_threads(moe_model_t *m, uint32_t threads, moe_err_t *err);
+
+
+/*
+ * The rows of one step.  Rows of one sequence are contiguous and their
+ * positions ascend by one; every position below the first of them is in the
+ * sequence's pages already.  Position p of sequence s lives in page
+ * tables[s][p / MOE_PAGE_SIZE]; a table need only reach to the last position
+ * that the step has of its sequence.  A page that a row writes belongs to one
+ * sequence; pages only read may be in many tables.
+ */
+typedef struct {
+    uint32_t                nrows;
+    const uint32_t         *ids;      /* [nrows] */
+    const uint32_t         *pos;      /* [nrows] */
+    const uint32_t         *seq;      /* [nrows], below nseqs */
+    const uint8_t          *role;     /* [nrows], MOE_ROLE_* */
+
+    uint32_t                nseqs;
+    const uint32_t *const  *tables;   /* [nseqs] */
+
+    uint32_t                nout;
+    const uint32_t         *out;      /* [nout] rows whose logits are wanted,
+                                       * ascending */
+} moe_batch_t;
+
+
+/*
+ * One forward pass: writes K and V of every row into the pages and the logits
+ * of the rows in out into logits[nout][vocab_size] (float32, caller's; may be
+ * NULL when nout is 0).  -1 and a line in err where the batch does not fit
+ * the model (id, position, page or counts out of range): then nothing was
+ * written.
+ */
+int moe_model_step(moe_model_t *m, const moe_batch_t *b, float *logits,
+    moe_err_t *err);
+
+
+#endif /* MOE_MODEL_H */
