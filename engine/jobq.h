@@ -67,6 +67,8 @@
 #define MOE_STOPS_MAX        16
 #define MOE_TOP_LOGPROBS     20
 
+#define moe_align8(n)        (((size_t) (n) + 7) & ~(size_t) 7)
+
 #define MOE_UNLIMITED        0xffffffffu        /* max_tokens: to the end */
 
 
@@ -490,7 +492,7 @@ int moe_put_delta(moe_lane_t *l, uint32_t slot, uint32_t gen,
 int moe_put_end(moe_lane_t *l, uint32_t slot, uint32_t gen,
     const moe_end_t *e);
 int moe_put_job(moe_lane_t *l, uint32_t slot, uint32_t gen,
-    const moe_job_t *job);      /* AGAIN also covers a job over max_job */
+    const moe_job_t *job);      /* ERROR if over max_job or no memory */
 int moe_put_cancel(moe_lane_t *l, uint32_t slot, uint32_t gen);
 int moe_put_credit(moe_lane_t *l, uint32_t slot, uint32_t gen,
     uint32_t bytes);
