@@ -38,6 +38,12 @@
  * read from the peer's memory is copied once, and only the copy is checked
  * and used.  A frame for a (slot, gen) that is no longer live is dropped.
  *
+ * Credit, in bytes and per job, is what the submitter can still hold: it
+ * comes with the job and is returned by CREDIT as the client drains.  Between
+ * worker and front a DELTA costs its frame's size, between front and rank
+ * MOE_TOKEN_CREDIT a sampled token.  An engine whose job has no credit left
+ * parks the job and goes on with the others.
+ *
  * Wake-ups are one byte, 'k', on the socket, sent only to a side that sleeps;
  * a full socket buffer means that one is pending already.  The socket is also
  * the sign of life: when a side dies the other gets a hang-up at once.
@@ -59,6 +65,8 @@
 #define MOE_RING_MIN         65536
 #define MOE_RING_MAX         (1u << 30)
 #define MOE_EVENT_MAX        32768
+
+#define MOE_TOKEN_CREDIT     64
 
 #define MOE_SLOTS            16384              /* live jobs a lane */
 #define MOE_MODELS_MAX       16
