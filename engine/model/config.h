@@ -122,7 +122,7 @@ typedef struct {
 } moe_generation_t;
 
 
-typedef struct {
+typedef struct moe_config_s {
     moe_family_e      family;
     moe_attn_e        attn;
 

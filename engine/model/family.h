@@ -29,6 +29,7 @@ typedef struct {
     int             norm_topk;      /* where no key says otherwise */
     int             norm_topk_key;  /* norm_topk_prob is read at all */
     double          topk_eps;
+    double          routed_scale;   /* where no key says otherwise */
     double          rope_theta;     /* where no key says otherwise */
     double          rms_eps;        /* where no key says otherwise */
 
@@ -38,6 +39,8 @@ typedef struct {
     const char     *key_dense_ffn;
     const char     *key_shared_ffn; /* width of the shared expert, or ... */
     const char     *key_n_shared;   /* ... their number */
+    int             groups;         /* n_group, topk_group */
+    int             first_dense;    /* where no key says otherwise */
     int             dense_first;    /* first_k_dense_replace, moe_layer_freq */
     int             dense_step;     /* decoder_sparse_step, mlp_only_layers */
 

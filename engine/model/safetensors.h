@@ -68,9 +68,19 @@ const moe_st_tensor_t *moe_st_find(const moe_st_t *st, const char *name);
 size_t moe_st_count(const moe_st_t *st);
 const moe_st_tensor_t *moe_st_at(const moe_st_t *st, size_t i);
 
-/* Bytes of all files together, and how many they are. */
+typedef struct {
+    const char      *path;
+    const uint8_t   *header;        /* its JSON text */
+    uint64_t         header_size;
+    uint64_t         size;          /* of the whole file */
+} moe_st_file_t;
+
+/* The files, in order of their names; NULL past the last. */
+const moe_st_file_t *moe_st_file(const moe_st_t *st, size_t i);
+size_t moe_st_files(const moe_st_t *st);
+
+/* Bytes of all files together. */
 uint64_t moe_st_file_bytes(const moe_st_t *st);
-int moe_st_files(const moe_st_t *st);
 
 /* Bytes of an element (4, 2, 2, 1), 0 for MOE_DTYPE_OTHER. */
 size_t moe_dtype_size(moe_dtype_e dtype);

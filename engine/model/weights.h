@@ -91,7 +91,9 @@ typedef struct {
     size_t                n_unused; /* neither used nor of the MTP layers */
     size_t                n_mtp;    /* tensors of MTP layers, not loaded */
 
-    /* private */
+    int                   n_layers;
+
+    /* private, but st may be asked about its files */
     moe_st_t             *st;
     void                **copies;   /* tensors that lay unaligned */
     size_t                n_copies;
