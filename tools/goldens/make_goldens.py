@@ -501,15 +501,77 @@ def make(name, out):
     raise SystemExit(f"{name}: nothing clean found")
 
 
+# ---- the demo model ----
+
+DEMO = [
+    "Hello", "Repeat after me: the red ball is under the chair",
+    "Tom has a red ball. Mia has a blue kite. What does Mia have?",
+    "What is 7 + 5?", "Give me a JSON object with name Ben and age 7.",
+    "Tell me a story about a fox named Anna.", "Count from 3 to 9.",
+    "The secret word is lamp. What is the secret word?",
+    "Repeat: moon star sun rain snow wind",
+    "Write a short story about a green drum.",
+    "Paul lives in Rome. Lucy lives in Oslo. Where does Lucy live?",
+    "What is 9 + 9?"]
+DEMO_ROUTER = 1e-5
+
+
+@torch.no_grad()
+def demo(source, where, wanted=8):
+    """Chats with the demo model, up to the end of the answer or 64 tokens.
+    What the routers of trained weights do can not be drawn again, so there
+    only real ties are avoided."""
+    model, info = load(source)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise SystemExit(f"{source}: {info}")
+    tk = transformers.AutoTokenizer.from_pretrained(source)
+    c = json.loads((source / "config.json").read_text())
+    routers, found = Routers(model, c), []
+    for user in DEMO:
+        text = tk.apply_chat_template(
+            [{"role": "user", "content": user}], tokenize=False,
+            add_generation_prompt=True)
+        ids = tk(text, add_special_tokens=False).input_ids
+        routers.rows = []
+        tokens, margin = [], 1.0
+        while len(tokens) < STEPS and tk.eos_token_id not in tokens:
+            row = model(torch.tensor([ids + tokens]),
+                        use_cache=False).logits[0]
+            top = row[-1].topk(2)
+            margin = min(margin, (top[0][0] - top[0][1]).item())
+            tokens.append(top[1][0].item())
+        router = routers.take(1).item() if routers.rows else 1.0
+        if margin < MARGIN or router < DEMO_ROUTER or len(found) == wanted:
+            continue
+        at = [len(ids) - 1, len(ids) + len(tokens) - 2]
+        found.append({
+            "user": user, "text": text, "ids": ids, "greedy": tokens,
+            "answer": tk.decode(tokens, skip_special_tokens=True),
+            "margin": round(margin, 6),
+            "logits": [{"pos": p, "values": [
+                float(f"{v:.9g}") for v in row[p].tolist()]} for p in at]})
+        if len(found) > 3:      # the rest is for the tokens alone
+            del found[-1]["logits"]
+    where.mkdir(parents=True, exist_ok=True)
+    dump(where / "golden.json", "demo", found)
+    for f in found:
+        print(f"demo: {f['user']!r} -> {f['answer'][:60]!r} {f['margin']}")
+
+
 def main():
     a = argparse.ArgumentParser()
     here = pathlib.Path(__file__).resolve().parent
     a.add_argument("--out", type=pathlib.Path,
                    default=here.parent.parent / "t" / "golden")
+    a.add_argument("--demo", nargs="?", type=pathlib.Path,
+                   const=here.parent.parent / "models" / "demo")
     a.add_argument("names", nargs="*")
     a = a.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    if a.demo:
+        demo(a.demo, a.out / "demo")
+        return
     for name in a.names or CASES:
         make(name, a.out)
 

@@ -265,3 +265,35 @@ def export(model):
     put(f"model.layers.{n}.embed_tokens.weight", model.embed.weight)
     put(f"model.layers.{n}.shared_head.head.weight", model.head.weight)
     return out
+
+
+def restore(model, tensors):
+    """The reverse of export()."""
+    c, left = model.c, dict(tensors)
+    put = lambda p, k: p.data.copy_(left.pop(k).float())
+    put(model.embed.weight, "model.embed_tokens.weight")
+    put(model.norm.weight, "model.norm.weight")
+    put(model.head.weight, "lm_head.weight")
+    n = c["num_hidden_layers"]
+    for i, layer in enumerate(list(model.layers) + [model.mtp]):
+        base = f"model.layers.{i}."
+        for k, v in layer.named_parameters():
+            if k.startswith("head_norm"):
+                put(v, base + "shared_head.norm.weight")
+            elif k == "mlp.down":
+                for j in range(len(v)):
+                    put(v[j], f"{base}mlp.experts.{j}.down_proj.weight")
+            elif k == "mlp.gate_up":
+                half = v.shape[1] // 2
+                for j in range(len(v)):
+                    e = f"{base}mlp.experts.{j}."
+                    put(v[j, :half], e + "gate_proj.weight")
+                    put(v[j, half:], e + "up_proj.weight")
+            else:
+                put(v, base + k)
+        if isinstance(layer.mlp, Moe):
+            put(layer.mlp.bias, base + "mlp.gate.e_score_correction_bias")
+    for k in ("embed_tokens.weight", "shared_head.head.weight"):
+        left.pop(f"model.layers.{n}.{k}")
+    if left:
+        raise ValueError(f"tensors left over: {sorted(left)[:5]}")
