@@ -96,6 +96,8 @@ typedef struct {
     /* after parse, until encode */
     moe_job_t                   *job;
     json_t                      *root;
+    char                        *messages;
+    char                        *kwargs;
 
     ngx_str_t                    model;         /* as the client named it */
     ngx_str_t                    id;            /* "chatcmpl-..." */
@@ -105,9 +107,7 @@ typedef struct {
     ngx_uint_t                   nchoices;
     ngx_http_moe_choice_t       *choices;
 
-    /* tokenize: ids as text */
-    ngx_http_moe_out_t           ids;
-    ngx_uint_t                   nids;
+    ngx_uint_t                   nids;          /* tokenize: rendered */
 
     /* bytes that delta holds and flush has not rendered */
     size_t                       pending;
