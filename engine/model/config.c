@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "base/dmath.h"
 #include "base/file.h"
 #include "model/config.h"
 #include "model/family.h"
@@ -630,7 +631,7 @@ config_yarn(reader_t *r, json_t *obj)
 static double
 config_mscale(double factor, double mscale)
 {
-    return factor <= 1 ? 1.0 : 0.1 * mscale * log(factor) + 1.0;
+    return factor <= 1 ? 1.0 : 0.1 * mscale * moe_dlog(factor) + 1.0;
 }
 
 

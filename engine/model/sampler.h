@@ -79,7 +79,7 @@ typedef struct {
 typedef struct moe_sampler_s  moe_sampler_t;
 
 
-/* About 28 bytes a token of the vocabulary; NULL: no memory. */
+/* About 20 bytes a token of the vocabulary; NULL: no memory. */
 moe_sampler_t *moe_sampler_new(uint32_t vocab);
 void moe_sampler_free(moe_sampler_t *s);
 
@@ -97,7 +97,8 @@ int moe_sample(moe_sampler_t *s, const float *logits,
 
 /*
  * Log-softmax of the raw logits, before bias, penalties and temperature: of
- * id and of the n_top (at most MOE_MAX_TOP_LOGPROBS) best.
+ * id and of the n_top (at most MOE_MAX_TOP_LOGPROBS) best; out->n_top is less
+ * only where the vocabulary is.
  */
 void moe_logprobs(moe_sampler_t *s, const float *logits, uint32_t id,
     uint32_t n_top, moe_logprobs_t *out);
