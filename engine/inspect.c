@@ -286,9 +286,10 @@ print_params(const moe_config_t *cfg)
 
     moe_params(cfg, &p);
 
-    printf("%-13s%" PRIu64 " (%.4g B) total, %" PRIu64 " (%.4g B) active a "
-           "token\n", "parameters", p.total, (double) p.total * 1e-9,
-           p.active, (double) p.active * 1e-9);
+    printf("%-13s%.4g million total, %.4g million active a token; "
+           "%.3g %% in experts\n", "parameters", (double) p.total * 1e-6,
+           (double) p.active * 1e-6,
+           (double) p.experts * 100 / (double) p.total);
 }
 
 

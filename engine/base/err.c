@@ -5,6 +5,9 @@
 #include "base/err.h"
 
 
+static void err_one_line(moe_err_t *err);
+
+
 int
 moe_err(moe_err_t *err, const char *fmt, ...)
 {
@@ -17,6 +20,8 @@ moe_err(moe_err_t *err, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(err->text, sizeof(err->text), fmt, args);
     va_end(args);
+
+    err_one_line(err);
 
     return -1;
 }
@@ -43,5 +48,21 @@ moe_err_prefix(moe_err_t *err, const char *fmt, ...)
         snprintf(err->text + n, sizeof(err->text) - n, ": %s", was.text);
     }
 
+    err_one_line(err);
+
     return -1;
+}
+
+
+/* names out of hostile files must not write on terminals or forge lines */
+static void
+err_one_line(moe_err_t *err)
+{
+    char  *p;
+
+    for (p = err->text; *p != '\0'; p++) {
+        if ((unsigned char) *p < ' ' || *p == 0x7f) {
+            *p = '?';
+        }
+    }
 }

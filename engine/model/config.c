@@ -1052,7 +1052,12 @@ config_misc(reader_t *r)
         unsupported(cfg, "hidden_act \"%.40s\"", act);
     }
 
-    snprintf(cfg->dtype, sizeof(cfg->dtype), "%s", dtype);
+    /* only for people; what is not a word is not shown to them */
+    if (strspn(dtype, "abcdefghijklmnopqrstuvwxyz0123456789_")
+        == strlen(dtype))
+    {
+        snprintf(cfg->dtype, sizeof(cfg->dtype), "%s", dtype);
+    }
 
     return 0;
 }

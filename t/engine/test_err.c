@@ -19,6 +19,9 @@ test_err_formats(void **state)
 
     assert_int_equal(moe_err_prefix(&err, "%s", "model.safetensors"), -1);
     assert_string_equal(err.text, "model.safetensors: tensor \"a.b\" at 7");
+
+    moe_err(&err, "%s", "a\nb\x1b[1m\x7f");
+    assert_string_equal(err.text, "a?b?[1m?");
 }
 
 
