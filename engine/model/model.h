@@ -20,11 +20,10 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "model/config.h"
 
 
-/* model/config.h has the members */
-typedef struct moe_config_s  moe_config_t;
-typedef struct moe_model_s   moe_model_t;
+typedef struct moe_model_s  moe_model_t;
 
 
 /* KV positions a page */

@@ -1,0 +1,104 @@
+/*
+ * exchange: the boundary between a row's home rank and its experts.
+ *
+ * Once a step:   begin
+ * Once a layer:  dispatch, the caller computes the experts, combine
+ *
+ * dispatch takes the rows of this rank with the experts chosen for each and
+ * gives the rows of all ranks that this rank's experts have to compute,
+ * sorted by expert.  combine returns what was computed and gives one result
+ * row for each (row, slot) of this rank; the caller weights and adds them in
+ * order of slot.  The row format is applied to every row that crosses the
+ * boundary, in both directions, also where home and expert are one process;
+ * so the number of ranks changes no answer.
+ *
+ * Each call has a deadline (milliseconds of CLOCK_MONOTONIC) and returns
+ * MOE_EXCHANGE_LATE with the set of ranks that did not answer.
+ */
+
+#ifndef MOE_EXCHANGE_H
+#define MOE_EXCHANGE_H
+
+
+#include <stdint.h>
+
+#include "base/err.h"
+
+
+enum {
+    MOE_EXCHANGE_OK = 0,
+    MOE_EXCHANGE_ERROR = -1,
+    MOE_EXCHANGE_LATE = -2
+};
+
+typedef enum {
+    MOE_ROWS_F32,
+    MOE_ROWS_BF16
+} moe_row_format_e;
+
+
+/* rows first .. first + nrows - 1 are for one expert */
+typedef struct {
+    uint32_t  expert;
+    uint32_t  first;
+    uint32_t  nrows;
+} moe_expert_rows_t;
+
+/* memory of the exchange, good until combine */
+typedef struct {
+    uint32_t                  nrows;
+    const float              *rows;     /* [nrows][hidden] */
+    float                    *out;      /* [nrows][hidden], to be filled in */
+    uint32_t                  nexperts;
+    const moe_expert_rows_t  *experts;  /* [nexperts] with rows, ascending */
+} moe_expert_work_t;
+
+/* memory of the exchange, good until the next dispatch */
+typedef struct {
+    const float     *y;                 /* rows of hidden */
+    const uint32_t  *at;                /* [nrows][top_k]: row of y */
+} moe_expert_result_t;
+
+
+typedef struct moe_exchange_s  moe_exchange_t;
+
+typedef struct {
+    int (*begin)(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
+                 uint64_t *late, moe_err_t *err);
+    int (*dispatch)(moe_exchange_t *x, uint32_t layer, const float *rows,
+                    const uint32_t *experts, uint64_t deadline,
+                    moe_expert_work_t *work, uint64_t *late, moe_err_t *err);
+    int (*combine)(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
+                   moe_expert_result_t *result, uint64_t *late,
+                   moe_err_t *err);
+    void (*close)(moe_exchange_t *x);
+} moe_exchange_ops_t;
+
+/* a transport's own structure begins with this */
+struct moe_exchange_s {
+    const moe_exchange_ops_t  *ops;
+    moe_row_format_e           format;
+};
+
+typedef struct {
+    uint32_t          max_rows;     /* of this rank in a step */
+    uint32_t          hidden;
+    uint32_t          n_experts;
+    uint32_t          top_k;
+    moe_row_format_e  format;
+} moe_exchange_shape_t;
+
+
+/* One rank that has all experts: no transport.  NULL on failure. */
+moe_exchange_t *moe_exchange_local(const moe_exchange_shape_t *shape,
+    moe_err_t *err);
+
+/* "f32", "bf16": part of the fingerprint */
+const char *moe_row_format_name(moe_row_format_e format);
+
+/* values as the format keeps them: to[n] = from[n] */
+void moe_row_format_apply(moe_row_format_e format, float *to,
+    const float *from, uint32_t n);
+
+
+#endif /* MOE_EXCHANGE_H */

@@ -1,0 +1,147 @@
+/*
+ * decoder: a model opened, and the layer loop.  For files of model/ alone.
+ */
+
+#ifndef MOE_DECODER_H
+#define MOE_DECODER_H
+
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ep/exchange.h"
+#include "kernels/kernels.h"
+#include "model/config.h"
+#include "model/kv.h"
+#include "model/model.h"
+#include "model/weights.h"
+
+
+enum { MOE_ABSORB_ROWS = 32 };      /* rows of a task, see decoder_attn.c */
+
+
+typedef struct {
+    moe_matrix_t  gate;
+    moe_matrix_t  up;
+    moe_matrix_t  down;
+} moe_ffn_mats_t;
+
+/* a layer as kernels take it: matrices in the mapped files, vectors copied
+ * to float32; data or pointer NULL where the layer has none */
+typedef struct {
+    const float      *attn_norm;
+    const float      *ffn_norm;
+    const float      *q_a_norm;
+    const float      *kv_a_norm;
+    const float      *q_norm;
+    const float      *k_norm;
+    const float      *q_bias;
+    const float      *k_bias;
+    const float      *v_bias;
+    const float      *router_bias;
+
+    moe_matrix_t      q_a;
+    moe_matrix_t      q_b;
+    moe_matrix_t      q;
+    moe_matrix_t      kv_a;
+    moe_matrix_t      kv_b;
+    moe_matrix_t      k;
+    moe_matrix_t      v;
+    moe_matrix_t      o;
+    moe_matrix_t      router;
+    moe_matrix_t      shared_gate;
+
+    moe_ffn_mats_t    ffn;          /* dense, or shared expert */
+    moe_ffn_mats_t   *experts;      /* [n_experts]; NULL: a dense layer */
+} moe_layer_t;
+
+
+/* memory of one step, all of it max_rows rows */
+typedef struct {
+    float         *x;               /* [hidden] the residual stream */
+    float         *xn;              /* [hidden] */
+    float         *y;               /* [hidden] */
+
+    float         *q;               /* [n_heads * head_dim] */
+    float         *q_a;             /* [q_lora_rank] */
+    float         *q_lat;           /* [n_heads * (latent + rope)] */
+    float         *k;               /* GQA [n_kv_heads * head_dim]; MLA
+                                     * [latent + rope] */
+    float         *v;               /* [n_kv_heads * head_dim] */
+    float         *o_lat;           /* [n_heads * latent] */
+    float         *o;               /* [n_heads * v_head_dim] */
+    float         *cos;             /* [rope.dim / 2] */
+    float         *sin;
+
+    float         *logits;          /* [n_experts] */
+    float         *weights;         /* [top_k] */
+    uint32_t      *chosen;          /* [top_k] */
+    float         *gate;            /* [top_k * moe_ffn] */
+    float         *up;
+    float         *ffn_gate;        /* [max(dense_ffn, shared_ffn)] */
+    float         *ffn_up;
+    float         *shared_scale;    /* [1] */
+
+    uint64_t      *slots;           /* [1] page * 16 + place */
+    uint32_t      *pos;             /* [1] */
+    moe_span_t    *spans;           /* [1] */
+    uint8_t       *seen;            /* [1] */
+    moe_matmul_t  *parts;           /* nparts */
+    uint32_t       nparts;
+
+    void          *base;            /* one mapping */
+    size_t         bytes;
+} moe_step_mem_t;
+
+
+struct moe_model_s {
+    moe_config_t          cfg;
+    moe_weights_t        *weights;
+    const moe_kernels_t  *kernels;
+    moe_kctx_t            kctx;
+    moe_kv_mem_t          kv;
+    moe_exchange_t       *exchange;
+
+    moe_matrix_t          embed;
+    moe_matrix_t          head;
+    const float          *norm;
+    moe_layer_t          *layers;
+    moe_ffn_mats_t       *experts;  /* of all layers */
+    float                *vectors;  /* what the pointers above point into */
+    float                *freq;     /* [rope.dim / 2] */
+
+    moe_step_mem_t        mem;
+    uint32_t              max_rows;
+    uint32_t              nspans;   /* of the step */
+
+    uint8_t               fingerprint[32];
+};
+
+
+/* fills in layers from weights; the model has cfg and weights */
+int moe_decoder_bind(moe_model_t *m, moe_err_t *err);
+
+/* memory of a step for max_rows; freed with munmap(base, bytes) */
+int moe_decoder_memory(moe_model_t *m, moe_err_t *err);
+
+/* runs a batch that has been checked */
+int moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
+    moe_err_t *err);
+
+/*
+ * Attention of layer l: reads mem->xn, leaves what is to be added to the
+ * residual stream in mem->y.
+ */
+void moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b);
+
+/* The feed-forward part: reads mem->xn, adds to mem->x. */
+int moe_decoder_ffn(moe_model_t *m, uint32_t l, uint32_t nrows,
+    moe_err_t *err);
+
+/* one product of nrows rows of x; out is as wide as w.n where ldo is 0, and
+ * x as w.k where ldx is 0 */
+moe_matmul_t moe_part(const moe_matrix_t *w, const float *x, size_t ldx,
+    uint32_t nrows, float *out, size_t ldo);
+
+
+#endif /* MOE_DECODER_H */

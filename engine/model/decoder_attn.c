@@ -1,0 +1,318 @@
+/*
+ * decoder_attn: latent (MLA) and grouped attention of one layer.
+ *
+ * MLA runs in the absorbed form for every role of a row: a head's query is
+ * taken into the latent space by the key half of kv_b, attends to the latents
+ * as they are stored, and what comes out is taken back by the value half.
+ */
+
+#include "model/decoder.h"
+
+
+static void mla(moe_model_t *m, uint32_t l, uint32_t nrows);
+static void gqa(moe_model_t *m, uint32_t l, uint32_t nrows);
+
+
+moe_matmul_t
+moe_part(const moe_matrix_t *w, const float *x, size_t ldx, uint32_t nrows,
+    float *out, size_t ldo)
+{
+    return (moe_matmul_t) {
+        .w = *w,
+        .x = x,
+        .ldx = ldx ? ldx : w->k,
+        .nrows = nrows,
+        .out = out,
+        .ldo = ldo ? ldo : w->n
+    };
+}
+
+
+void
+moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b)
+{
+    moe_matmul_t     part;
+    moe_step_mem_t  *mem;
+
+    mem = &m->mem;
+
+    if (m->cfg.attn == MOE_ATTN_MLA) {
+        mla(m, l, b->nrows);
+    } else {
+        gqa(m, l, b->nrows);
+    }
+
+    part = moe_part(&m->layers[l].o, mem->o, 0, b->nrows, mem->y, 0);
+    m->kernels->matmul(&m->kctx, &part, 1);
+}
+
+
+static void
+rope(moe_model_t *m, float *x, size_t ldx, uint32_t heads, size_t head_ld,
+    uint32_t first, uint32_t nrows)
+{
+    moe_rope_op_t  op = {
+        .x = x,
+        .ldx = ldx,
+        .head_ld = head_ld,
+        .nrows = nrows,
+        .heads = heads,
+        .first = first,
+        .dim = (uint32_t) m->cfg.rope.dim,
+        .interleave = m->cfg.rope.interleave,
+        .cos = m->mem.cos,
+        .sin = m->mem.sin
+    };
+
+    m->kernels->rope(&m->kctx, &op);
+}
+
+
+static void
+attend(moe_model_t *m, const moe_kv_t *kv, const float *q, float *out)
+{
+    moe_attention_t  a = {
+        .kv = *kv,
+        .n_heads = (uint32_t) m->cfg.n_heads,
+        .scale = (float) m->cfg.attn_scale,
+        .q = q,
+        .out = out,
+        .ldq = (size_t) m->cfg.n_heads * kv->k_dim,
+        .ldo = (size_t) m->cfg.n_heads * kv->v_dim,
+        .pos = m->mem.pos,
+        .spans = m->mem.spans,
+        .nspans = m->nspans
+    };
+
+    m->kernels->attention(&m->kctx, &a);
+}
+
+
+/* rows first .. first + n - 1 of a head's share of kv_b */
+static moe_matrix_t
+kv_b_rows(const moe_layer_t *layer, uint32_t first, uint32_t n)
+{
+    size_t        size;
+    moe_matrix_t  w;
+
+    w = layer->kv_b;
+    size = w.type == MOE_W_F32 ? 4 : w.type == MOE_W_F8_E4M3 ? 1 : 2;
+
+    w.data = (const char *) w.data + (size_t) first * w.k * size;
+    w.n = n;
+    w.row0 = first;
+
+    return w;
+}
+
+
+/* q[r][h][nope] into q_lat[r][h][latent], by the key half of kv_b */
+static void
+mla_absorb(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
+{
+    uint32_t             h, r, n, nope, heads, parts;
+    size_t               k_dim, head_dim;
+    moe_matrix_t         w;
+    moe_step_mem_t      *mem;
+    const moe_config_t  *c;
+
+    c = &m->cfg;
+    mem = &m->mem;
+    heads = (uint32_t) c->n_heads;
+    nope = (uint32_t) c->qk_nope_head_dim;
+    head_dim = (size_t) c->head_dim;
+    k_dim = m->kv.shape.k_dim;
+    parts = 0;
+
+    for (h = 0; h < heads; h++) {
+        w = kv_b_rows(layer, h * (nope + (uint32_t) c->v_head_dim), nope);
+
+        for (r = 0; r < nrows; r += n) {
+            n = nrows - r < MOE_ABSORB_ROWS ? nrows - r : MOE_ABSORB_ROWS;
+
+            mem->parts[parts++] = moe_part(&w,
+                mem->q + r * heads * head_dim + h * head_dim,
+                heads * head_dim, n,
+                mem->q_lat + r * heads * k_dim + h * k_dim, heads * k_dim);
+        }
+    }
+
+    m->kernels->matmul_t(&m->kctx, mem->parts, parts);
+}
+
+
+/* o_lat[r][h][latent] into o[r][h][v], by the value half of kv_b */
+static void
+mla_expand(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
+{
+    size_t               latent, v_dim;
+    uint32_t             h, nope, heads;
+    moe_matrix_t         w;
+    moe_step_mem_t      *mem;
+    const moe_config_t  *c;
+
+    c = &m->cfg;
+    mem = &m->mem;
+    heads = (uint32_t) c->n_heads;
+    nope = (uint32_t) c->qk_nope_head_dim;
+    latent = (size_t) c->kv_lora_rank;
+    v_dim = (size_t) c->v_head_dim;
+
+    for (h = 0; h < heads; h++) {
+        w = kv_b_rows(layer, h * (nope + (uint32_t) v_dim) + nope,
+                      (uint32_t) v_dim);
+
+        mem->parts[h] = moe_part(&w, mem->o_lat + h * latent, heads * latent,
+                                 nrows, mem->o + h * v_dim, heads * v_dim);
+    }
+
+    m->kernels->matmul(&m->kctx, mem->parts, heads);
+}
+
+
+/* the rotated part of every query behind its latent one */
+static void
+mla_append_rope(moe_model_t *m, uint32_t nrows)
+{
+    float               *to;
+    size_t               i, k_dim, latent;
+    int                  j, rope_dim;
+    const float         *from;
+    const moe_config_t  *c;
+
+    c = &m->cfg;
+    latent = (size_t) c->kv_lora_rank;
+    k_dim = m->kv.shape.k_dim;
+    rope_dim = c->qk_rope_head_dim;
+
+    for (i = 0; i < (size_t) nrows * (size_t) c->n_heads; i++) {
+        from = m->mem.q + i * (size_t) c->head_dim + c->qk_nope_head_dim;
+        to = m->mem.q_lat + i * k_dim + latent;
+
+        for (j = 0; j < rope_dim; j++) {
+            to[j] = from[j];
+        }
+    }
+}
+
+
+static void
+mla(moe_model_t *m, uint32_t l, uint32_t nrows)
+{
+    size_t                k_dim;
+    uint32_t              heads, latent;
+    moe_kv_t              kv;
+    moe_matmul_t          parts[2];
+    moe_step_mem_t       *mem;
+    const moe_layer_t    *layer;
+    const moe_config_t   *c;
+    const moe_kernels_t  *k;
+
+    c = &m->cfg;
+    k = m->kernels;
+    mem = &m->mem;
+    layer = &m->layers[l];
+    kv = moe_kv_layer(&m->kv, l);
+    k_dim = kv.k_dim;
+    heads = (uint32_t) c->n_heads;
+    latent = (uint32_t) c->kv_lora_rank;
+
+    parts[0] = moe_part(&layer->kv_a, mem->xn, 0, nrows, mem->k, 0);
+    parts[1] = layer->q_a.data
+               ? moe_part(&layer->q_a, mem->xn, 0, nrows, mem->q_a, 0)
+               : moe_part(&layer->q, mem->xn, 0, nrows, mem->q, 0);
+    k->matmul(&m->kctx, parts, 2);
+
+    if (layer->q_a.data != NULL) {
+        k->rmsnorm(&m->kctx, mem->q_a, layer->q_a.n, 1, layer->q_a.n,
+                   layer->q_a_norm, (float) c->lora_rms_eps, nrows, mem->q_a,
+                   layer->q_a.n);
+        parts[0] = moe_part(&layer->q_b, mem->q_a, 0, nrows, mem->q, 0);
+        k->matmul(&m->kctx, parts, 1);
+    }
+
+    k->rmsnorm(&m->kctx, mem->k, k_dim, 1, latent, layer->kv_a_norm,
+               (float) c->lora_rms_eps, nrows, mem->k, k_dim);
+    rope(m, mem->k, k_dim, 1, k_dim, latent, nrows);
+    k->kv_store(&m->kctx, &kv, mem->slots, nrows, mem->k, k_dim, NULL, 0);
+
+    rope(m, mem->q, (size_t) heads * (size_t) c->head_dim, heads,
+         (size_t) c->head_dim, (uint32_t) c->qk_nope_head_dim, nrows);
+    mla_absorb(m, layer, nrows);
+    mla_append_rope(m, nrows);
+
+    attend(m, &kv, mem->q_lat, mem->o_lat);
+    mla_expand(m, layer, nrows);
+}
+
+
+static void
+qk_norm(moe_model_t *m, float *x, uint32_t heads, const float *w,
+    uint32_t nrows)
+{
+    uint32_t  dim, width;
+
+    if (w == NULL) {
+        return;
+    }
+
+    dim = (uint32_t) m->cfg.head_dim;
+    width = heads * dim;
+
+    if (m->cfg.qk_norm == MOE_QK_NORM_FULL) {
+        heads = 1;
+        dim = width;
+    }
+
+    m->kernels->rmsnorm(&m->kctx, x, width, heads, dim, w,
+                        (float) m->cfg.rms_eps, nrows, x, width);
+}
+
+
+static void
+gqa(moe_model_t *m, uint32_t l, uint32_t nrows)
+{
+    size_t                dim, ldq, ldk;
+    uint32_t              heads, kv_heads;
+    moe_kv_t              kv;
+    moe_matmul_t          parts[3];
+    moe_step_mem_t       *mem;
+    const moe_layer_t    *layer;
+    const moe_kernels_t  *k;
+
+    k = m->kernels;
+    mem = &m->mem;
+    layer = &m->layers[l];
+    kv = moe_kv_layer(&m->kv, l);
+    dim = (size_t) m->cfg.head_dim;
+    heads = (uint32_t) m->cfg.n_heads;
+    kv_heads = (uint32_t) m->cfg.n_kv_heads;
+    ldq = heads * dim;
+    ldk = kv_heads * dim;
+
+    parts[0] = moe_part(&layer->q, mem->xn, 0, nrows, mem->q, 0);
+    parts[1] = moe_part(&layer->k, mem->xn, 0, nrows, mem->k, 0);
+    parts[2] = moe_part(&layer->v, mem->xn, 0, nrows, mem->v, 0);
+    parts[0].bias = layer->q_bias;
+    parts[1].bias = layer->k_bias;
+    parts[2].bias = layer->v_bias;
+    k->matmul(&m->kctx, parts, 3);
+
+    qk_norm(m, mem->q, heads, layer->q_norm, nrows);
+    qk_norm(m, mem->k, kv_heads, layer->k_norm, nrows);
+
+    if (m->cfg.clip_qkv > 0) {
+        k->clamp(&m->kctx, mem->q, ldq, nrows, (uint32_t) ldq,
+                 (float) m->cfg.clip_qkv);
+        k->clamp(&m->kctx, mem->k, ldk, nrows, (uint32_t) ldk,
+                 (float) m->cfg.clip_qkv);
+        k->clamp(&m->kctx, mem->v, ldk, nrows, (uint32_t) ldk,
+                 (float) m->cfg.clip_qkv);
+    }
+
+    rope(m, mem->q, ldq, heads, dim, 0, nrows);
+    rope(m, mem->k, ldk, kv_heads, dim, 0, nrows);
+    k->kv_store(&m->kctx, &kv, mem->slots, nrows, mem->k, ldk, mem->v, ldk);
+
+    attend(m, &kv, mem->q, mem->o);
+}

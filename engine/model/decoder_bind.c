@@ -1,0 +1,198 @@
+#include <stdlib.h>
+
+#include "model/decoder.h"
+
+
+static int
+bind_matrix(const moe_tensor_t *t, moe_matrix_t *w, moe_err_t *err)
+{
+    *w = (moe_matrix_t) { .data = t->data };
+
+    if (t->data == NULL) {
+        return 0;
+    }
+
+    w->n = (uint32_t) t->rows;
+    w->k = (uint32_t) t->cols;
+
+    switch (t->dtype) {
+
+    case MOE_DTYPE_F32:
+        w->type = MOE_W_F32;
+        break;
+
+    case MOE_DTYPE_F16:
+        w->type = MOE_W_F16;
+        break;
+
+    case MOE_DTYPE_BF16:
+        w->type = MOE_W_BF16;
+        break;
+
+    case MOE_DTYPE_F8_E4M3:
+        w->type = MOE_W_F8_E4M3;
+        w->scale = t->scale_inv;
+        w->scale_cols = (uint32_t) t->scale_cols;
+        if (w->scale == NULL) {
+            return moe_err(err, "decoder: FP8 weights without scales");
+        }
+        break;
+
+    default:
+        return moe_err(err, "decoder: weights of a type that has no kernel");
+    }
+
+    return 0;
+}
+
+
+/* at: next free place of m->vectors, or with m->vectors NULL only counted */
+static const float *
+bind_vector(moe_model_t *m, const moe_tensor_t *t, size_t *at)
+{
+    float  *to;
+
+    if (t->data == NULL) {
+        return NULL;
+    }
+
+    to = NULL;
+
+    if (m->vectors != NULL) {
+        to = m->vectors + *at;
+        moe_tensor_to_f32(t, 0, t->rows, to);
+    }
+
+    *at += (size_t) t->rows * (size_t) t->cols;
+
+    return to;
+}
+
+
+/* all vectors in one order; returns how many floats they are */
+static size_t
+bind_vectors(moe_model_t *m)
+{
+    int                         i;
+    size_t                      at;
+    moe_layer_t                *l;
+    const moe_layer_weights_t  *w;
+
+    at = 0;
+    m->norm = bind_vector(m, &m->weights->norm, &at);
+
+    for (i = 0; i < m->cfg.n_layers; i++) {
+        l = &m->layers[i];
+        w = &m->weights->layers[i];
+
+        l->attn_norm = bind_vector(m, &w->attn_norm, &at);
+        l->ffn_norm = bind_vector(m, &w->ffn_norm, &at);
+        l->q_a_norm = bind_vector(m, &w->q_a_norm, &at);
+        l->kv_a_norm = bind_vector(m, &w->kv_a_norm, &at);
+        l->q_norm = bind_vector(m, &w->q_norm, &at);
+        l->k_norm = bind_vector(m, &w->k_norm, &at);
+        l->q_bias = bind_vector(m, &w->q_bias, &at);
+        l->k_bias = bind_vector(m, &w->k_bias, &at);
+        l->v_bias = bind_vector(m, &w->v_bias, &at);
+        l->router_bias = bind_vector(m, &w->router_bias, &at);
+    }
+
+    return at;
+}
+
+
+static int
+bind_ffn(const moe_ffn_t *f, moe_ffn_mats_t *to, moe_err_t *err)
+{
+    if (bind_matrix(&f->gate, &to->gate, err) != 0
+        || bind_matrix(&f->up, &to->up, err) != 0
+        || bind_matrix(&f->down, &to->down, err) != 0)
+    {
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+bind_layer(moe_model_t *m, int i, moe_err_t *err)
+{
+    int                         e;
+    moe_layer_t                *l;
+    const moe_layer_weights_t  *w;
+
+    l = &m->layers[i];
+    w = &m->weights->layers[i];
+
+    if (bind_matrix(&w->q_a, &l->q_a, err) != 0
+        || bind_matrix(&w->q_b, &l->q_b, err) != 0
+        || bind_matrix(&w->q, &l->q, err) != 0
+        || bind_matrix(&w->kv_a, &l->kv_a, err) != 0
+        || bind_matrix(&w->kv_b, &l->kv_b, err) != 0
+        || bind_matrix(&w->k, &l->k, err) != 0
+        || bind_matrix(&w->v, &l->v, err) != 0
+        || bind_matrix(&w->o, &l->o, err) != 0)
+    {
+        return -1;
+    }
+
+    if (!m->cfg.is_moe[i]) {
+        return bind_ffn(&w->dense, &l->ffn, err);
+    }
+
+    l->experts = m->experts + (size_t) i * (size_t) m->cfg.n_experts;
+
+    for (e = 0; e < m->cfg.n_experts; e++) {
+        if (bind_ffn(&w->experts[e], &l->experts[e], err) != 0) {
+            return -1;
+        }
+    }
+
+    if (bind_matrix(&w->router, &l->router, err) != 0
+        || bind_matrix(&w->shared_gate, &l->shared_gate, err) != 0)
+    {
+        return -1;
+    }
+
+    return bind_ffn(&w->shared, &l->ffn, err);
+}
+
+
+int
+moe_decoder_bind(moe_model_t *m, moe_err_t *err)
+{
+    int     i;
+    size_t  n;
+
+    n = (size_t) m->cfg.n_layers;
+
+    m->layers = calloc(n, sizeof(moe_layer_t));
+    m->experts = calloc(n * (size_t) m->cfg.n_experts + 1,
+                        sizeof(moe_ffn_mats_t));
+
+    if (m->layers == NULL || m->experts == NULL) {
+        return moe_err(err, "decoder: out of memory");
+    }
+
+    m->vectors = malloc(bind_vectors(m) * sizeof(float));
+    if (m->vectors == NULL) {
+        return moe_err(err, "decoder: out of memory");
+    }
+
+    bind_vectors(m);
+
+    if (bind_matrix(&m->weights->embed, &m->embed, err) != 0
+        || bind_matrix(&m->weights->head, &m->head, err) != 0)
+    {
+        return -1;
+    }
+
+    for (i = 0; i < m->cfg.n_layers; i++) {
+        if (bind_layer(m, i, err) != 0) {
+            return moe_err_prefix(err, "layer %d", i);
+        }
+    }
+
+    return 0;
+}

@@ -1,0 +1,199 @@
+/*
+ * decoder_ffn: the feed-forward part of one layer, dense or experts.
+ */
+
+#include "model/decoder.h"
+
+
+static void dense(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows);
+static int experts(moe_model_t *m, uint32_t l, uint32_t nrows,
+    moe_err_t *err);
+
+
+/* no other rank is waited for yet */
+#define NO_DEADLINE  UINT64_MAX
+
+
+int
+moe_decoder_ffn(moe_model_t *m, uint32_t l, uint32_t nrows, moe_err_t *err)
+{
+    if (m->layers[l].experts != NULL) {
+        return experts(m, l, nrows, err);
+    }
+
+    dense(m, &m->layers[l], nrows);
+
+    return 0;
+}
+
+
+static void
+dense(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
+{
+    moe_matmul_t          parts[2];
+    moe_step_mem_t       *mem;
+    const moe_kernels_t  *k;
+
+    k = m->kernels;
+    mem = &m->mem;
+
+    parts[0] = moe_part(&layer->ffn.gate, mem->xn, 0, nrows, mem->ffn_gate,
+                        0);
+    parts[1] = moe_part(&layer->ffn.up, mem->xn, 0, nrows, mem->ffn_up, 0);
+    k->matmul(&m->kctx, parts, 2);
+
+    k->silu_mul(&m->kctx, mem->ffn_gate, mem->ffn_up,
+                (size_t) nrows * layer->ffn.gate.n);
+
+    parts[0] = moe_part(&layer->ffn.down, mem->ffn_gate, 0, nrows, mem->y, 0);
+    k->matmul(&m->kctx, parts, 1);
+
+    k->add(&m->kctx, mem->x, mem->y, (size_t) nrows * (size_t) m->cfg.hidden);
+}
+
+
+static void
+route(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
+{
+    moe_matmul_t         part;
+    moe_route_t          r;
+    const moe_config_t  *c;
+
+    c = &m->cfg;
+
+    r = (moe_route_t) {
+        .score = c->score == MOE_SCORE_SIGMOID ? MOE_ROUTE_SIGMOID
+                                               : MOE_ROUTE_SOFTMAX,
+        .group = c->topk == MOE_TOPK_NOAUX_TC ? MOE_ROUTE_GROUP_TOP2
+                 : c->topk == MOE_TOPK_GROUP_LIMITED ? MOE_ROUTE_GROUP_MAX
+                 : MOE_ROUTE_PLAIN,
+        .n_experts = (uint32_t) c->n_experts,
+        .top_k = (uint32_t) c->top_k,
+        .n_group = (uint32_t) c->n_group,
+        .topk_group = (uint32_t) c->topk_group,
+        .bias = layer->router_bias,
+        .norm = c->norm_topk,
+        .eps = (float) c->topk_eps,
+        .scale = (float) c->routed_scale
+    };
+
+    part = moe_part(&layer->router, m->mem.xn, 0, nrows, m->mem.logits, 0);
+    m->kernels->matmul(&m->kctx, &part, 1);
+
+    m->kernels->route(&m->kctx, &r, m->mem.logits, nrows, m->mem.chosen,
+                      m->mem.weights);
+}
+
+
+/* the experts of this rank on the rows they were given, and beside them the
+ * shared expert on all rows of this rank */
+static void
+compute(moe_model_t *m, const moe_layer_t *layer,
+    const moe_expert_work_t *work, uint32_t nrows)
+{
+    size_t                    width, hidden;
+    uint32_t                  i, n;
+    moe_matmul_t             *parts;
+    moe_step_mem_t           *mem;
+    const moe_kernels_t      *k;
+    const moe_ffn_mats_t     *e;
+    const moe_expert_rows_t  *x;
+
+    k = m->kernels;
+    mem = &m->mem;
+    parts = mem->parts;
+    hidden = (size_t) m->cfg.hidden;
+    width = (size_t) m->cfg.moe_ffn;
+    n = 0;
+
+    if (layer->ffn.gate.data != NULL) {
+        parts[n++] = moe_part(&layer->ffn.gate, mem->xn, 0, nrows,
+                              mem->ffn_gate, 0);
+        parts[n++] = moe_part(&layer->ffn.up, mem->xn, 0, nrows, mem->ffn_up,
+                              0);
+        if (layer->shared_gate.data != NULL) {
+            parts[n++] = moe_part(&layer->shared_gate, mem->xn, 0, nrows,
+                                  mem->shared_scale, 0);
+        }
+    }
+
+    for (i = 0; i < work->nexperts; i++) {
+        x = &work->experts[i];
+        e = &layer->experts[x->expert];
+
+        parts[n++] = moe_part(&e->gate, work->rows + x->first * hidden, 0,
+                              x->nrows, mem->gate + x->first * width, 0);
+        parts[n++] = moe_part(&e->up, work->rows + x->first * hidden, 0,
+                              x->nrows, mem->up + x->first * width, 0);
+    }
+
+    k->matmul(&m->kctx, parts, n);
+    k->silu_mul(&m->kctx, mem->gate, mem->up, work->nrows * width);
+    n = 0;
+
+    if (layer->ffn.gate.data != NULL) {
+        k->silu_mul(&m->kctx, mem->ffn_gate, mem->ffn_up,
+                    (size_t) nrows * layer->ffn.gate.n);
+        parts[n++] = moe_part(&layer->ffn.down, mem->ffn_gate, 0, nrows,
+                              mem->y, 0);
+    }
+
+    for (i = 0; i < work->nexperts; i++) {
+        x = &work->experts[i];
+        e = &layer->experts[x->expert];
+
+        parts[n++] = moe_part(&e->down, mem->gate + x->first * width, 0,
+                              x->nrows, work->out + x->first * hidden, 0);
+    }
+
+    k->matmul(&m->kctx, parts, n);
+}
+
+
+static int
+experts(moe_model_t *m, uint32_t l, uint32_t nrows, moe_err_t *err)
+{
+    uint64_t              late;
+    moe_combine_t         c;
+    moe_exchange_t       *ex;
+    moe_expert_work_t     work;
+    const moe_layer_t    *layer;
+    moe_expert_result_t   result;
+
+    ex = m->exchange;
+    layer = &m->layers[l];
+
+    route(m, layer, nrows);
+
+    if (ex->ops->dispatch(ex, l, m->mem.xn, m->mem.chosen, NO_DEADLINE,
+                          &work, &late, err)
+        != MOE_EXCHANGE_OK)
+    {
+        return -1;
+    }
+
+    compute(m, layer, &work, nrows);
+
+    if (ex->ops->combine(ex, l, NO_DEADLINE, &result, &late, err)
+        != MOE_EXCHANGE_OK)
+    {
+        return -1;
+    }
+
+    c = (moe_combine_t) {
+        .x = m->mem.x,
+        .y = result.y,
+        .at = result.at,
+        .weight = m->mem.weights,
+        .shared = layer->ffn.gate.data ? m->mem.y : NULL,
+        .gate = layer->ffn.gate.data && layer->shared_gate.data
+                ? m->mem.shared_scale : NULL,
+        .nrows = nrows,
+        .n = (uint32_t) m->cfg.hidden,
+        .top_k = (uint32_t) m->cfg.top_k
+    };
+
+    m->kernels->combine(&m->kctx, &c);
+
+    return 0;
+}

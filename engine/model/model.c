@@ -1,0 +1,401 @@
+#include <fenv.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "model/decoder.h"
+#include "model/fingerprint.h"
+#include "model/model.h"
+#include "model/rope.h"
+
+
+enum {
+    DEFAULT_ROWS = 512,
+    MAX_ROWS = 65536,
+    MAX_THREADS = 1024
+};
+
+
+static int open_parts(moe_model_t *m, const char *dir,
+    const moe_model_options_t *o, moe_model_progress_pt progress, void *ctx,
+    moe_err_t *err);
+static int open_exchange(moe_model_t *m, moe_err_t *err);
+static int start_threads(moe_model_t *m, uint32_t threads, moe_err_t *err);
+static int check_batch(moe_model_t *m, const moe_batch_t *b, moe_err_t *err);
+
+
+moe_model_t *
+moe_model_open(const char *dir, const moe_model_options_t *options,
+    moe_model_progress_pt progress, void *ctx, moe_err_t *err)
+{
+    moe_model_t          *m;
+    moe_model_options_t   none = { 0 };
+
+    m = calloc(1, sizeof(moe_model_t));
+    if (m == NULL) {
+        moe_err(err, "model: out of memory");
+        return NULL;
+    }
+
+    if (open_parts(m, dir, options ? options : &none, progress, ctx, err)
+        != 0)
+    {
+        moe_model_close(m);
+        return NULL;
+    }
+
+    return m;
+}
+
+
+static int
+report(moe_model_progress_pt progress, void *ctx, const char *what,
+    uint32_t percent, moe_err_t *err)
+{
+    if (progress != NULL && progress(ctx, what, percent) != 0) {
+        return moe_err(err, "model: opening was given up");
+    }
+
+    return 0;
+}
+
+
+static int
+open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
+    moe_model_progress_pt progress, void *ctx, moe_err_t *err)
+{
+    m->max_rows = o->max_rows ? o->max_rows : DEFAULT_ROWS;
+
+    if (m->max_rows > MAX_ROWS) {
+        return moe_err(err, "model: %u rows in a step, at most %d",
+                       m->max_rows, MAX_ROWS);
+    }
+
+    m->kernels = moe_kernels_get(o->kernels);
+    if (m->kernels == NULL) {
+        return moe_err(err, "model: this machine has no kernels \"%s\"",
+                       o->kernels);
+    }
+
+    if (report(progress, ctx, "configuration", 0, err) != 0
+        || moe_config_load(dir, &m->cfg, err) != 0
+        || moe_config_check(&m->cfg, err) != 0
+        || report(progress, ctx, "weights", 5, err) != 0)
+    {
+        return -1;
+    }
+
+    m->weights = moe_weights_load(dir, &m->cfg, err);
+    if (m->weights == NULL) {
+        return -1;
+    }
+
+    if (report(progress, ctx, "layers", 60, err) != 0
+        || moe_decoder_bind(m, err) != 0)
+    {
+        return -1;
+    }
+
+    m->freq = calloc((size_t) m->cfg.rope.dim / 2 + 1, sizeof(float));
+    if (m->freq == NULL) {
+        return moe_err(err, "model: out of memory");
+    }
+
+    moe_rope_frequencies(&m->cfg.rope, m->freq);
+    moe_kv_init(&m->kv, &m->cfg, o->kv_format);
+
+    if (report(progress, ctx, "memory", 80, err) != 0
+        || moe_decoder_memory(m, err) != 0
+        || open_exchange(m, err) != 0
+        || start_threads(m, o->threads, err) != 0
+        || moe_kv_resize(&m->kv, o->kv_pages, err) != 0
+        || moe_fingerprint(m, dir, m->fingerprint, err) != 0)
+    {
+        return -1;
+    }
+
+    return report(progress, ctx, "ready", 100, err);
+}
+
+
+static int
+open_exchange(moe_model_t *m, moe_err_t *err)
+{
+    moe_exchange_shape_t  shape;
+
+    if (m->cfg.n_moe_layers == 0) {
+        return 0;
+    }
+
+    shape = (moe_exchange_shape_t) {
+        .max_rows = m->max_rows,
+        .hidden = (uint32_t) m->cfg.hidden,
+        .n_experts = (uint32_t) m->cfg.n_experts,
+        .top_k = (uint32_t) m->cfg.top_k,
+        .format = MOE_ROWS_F32
+    };
+
+    m->exchange = moe_exchange_local(&shape, err);
+
+    return m->exchange ? 0 : -1;
+}
+
+
+void
+moe_model_close(moe_model_t *m)
+{
+    if (m == NULL) {
+        return;
+    }
+
+    moe_pool_destroy(m->kctx.pool);
+
+    if (m->exchange != NULL) {
+        m->exchange->ops->close(m->exchange);
+    }
+
+    if (m->mem.base != NULL) {
+        munmap(m->mem.base, m->mem.bytes);
+    }
+
+    moe_kv_free(&m->kv);
+    moe_weights_free(m->weights);
+
+    free(m->kctx.scratch);
+    free(m->layers);
+    free(m->experts);
+    free(m->vectors);
+    free(m->freq);
+    free(m);
+}
+
+
+const moe_config_t *
+moe_model_config(const moe_model_t *m)
+{
+    return &m->cfg;
+}
+
+
+uint32_t
+moe_model_vocab_size(const moe_model_t *m)
+{
+    return (uint32_t) m->cfg.vocab;
+}
+
+
+uint32_t
+moe_model_max_position(const moe_model_t *m)
+{
+    return (uint32_t) m->cfg.max_positions;
+}
+
+
+uint32_t
+moe_model_max_rows(const moe_model_t *m)
+{
+    return m->max_rows;
+}
+
+
+void
+moe_model_fingerprint(const moe_model_t *m, uint8_t out[32])
+{
+    memcpy(out, m->fingerprint, 32);
+}
+
+
+uint64_t
+moe_model_kv_bytes_per_page(const moe_model_t *m)
+{
+    return m->kv.page_bytes;
+}
+
+
+uint32_t
+moe_model_kv_pages(const moe_model_t *m)
+{
+    return m->kv.pages;
+}
+
+
+int
+moe_model_kv_resize(moe_model_t *m, uint32_t pages, moe_err_t *err)
+{
+    return moe_kv_resize(&m->kv, pages, err);
+}
+
+
+int
+moe_model_set_threads(moe_model_t *m, uint32_t threads, moe_err_t *err)
+{
+    return start_threads(m, threads, err);
+}
+
+
+/* replaces what threads there were; on failure they stay */
+static int
+start_threads(moe_model_t *m, uint32_t threads, moe_err_t *err)
+{
+    float       *scratch;
+    size_t       each;
+    cpu_set_t    set;
+    moe_pool_t  *pool;
+
+    if (threads == 0) {
+        threads = sched_getaffinity(0, sizeof(set), &set) == 0
+                  ? (uint32_t) CPU_COUNT(&set) : 1;
+    }
+
+    if (threads > MAX_THREADS) {
+        return moe_err(err, "model: %u threads, at most %d", threads,
+                       MAX_THREADS);
+    }
+
+    each = m->kernels->attention_scratch(m->kv.shape.k_dim,
+                                         m->kv.shape.v_dim);
+    each = (each + 15) / 16 * 16;
+
+    scratch = aligned_alloc(64, threads * each * sizeof(float));
+    if (scratch == NULL) {
+        return moe_err(err, "model: out of memory for %u threads", threads);
+    }
+
+    pool = moe_pool_create(threads, err);
+    if (pool == NULL) {
+        free(scratch);
+        return -1;
+    }
+
+    moe_pool_destroy(m->kctx.pool);
+    free(m->kctx.scratch);
+
+    m->kctx.pool = pool;
+    m->kctx.scratch = scratch;
+    m->kctx.scratch_each = each;
+
+    return 0;
+}
+
+
+int
+moe_model_step(moe_model_t *m, const moe_batch_t *b, float *logits,
+    moe_err_t *err)
+{
+    int     rc;
+    fenv_t  env;
+
+    if (check_batch(m, b, err) != 0) {
+        return -1;
+    }
+
+    if (b->nrows == 0) {
+        return 0;
+    }
+
+    /* the helpers' mode, whatever the caller's is */
+    fegetenv(&env);
+    fesetenv(FE_DFL_ENV);
+
+    rc = moe_decoder_run(m, b, logits, err);
+
+    fesetenv(&env);
+
+    return rc;
+}
+
+
+static int
+check_row(moe_model_t *m, const moe_batch_t *b, uint32_t i, moe_err_t *err)
+{
+    if (b->ids[i] >= (uint32_t) m->cfg.vocab) {
+        return moe_err(err, "model: row %u: no token %u, the vocabulary has "
+                       "%d", i, b->ids[i], m->cfg.vocab);
+    }
+
+    if (b->pos[i] >= (uint32_t) m->cfg.max_positions) {
+        return moe_err(err, "model: row %u: position %u, the model has %d",
+                       i, b->pos[i], m->cfg.max_positions);
+    }
+
+    if (b->seq[i] >= b->nseqs) {
+        return moe_err(err, "model: row %u: sequence %u of %u", i, b->seq[i],
+                       b->nseqs);
+    }
+
+    if (b->role[i] > MOE_ROLE_GENERATED) {
+        return moe_err(err, "model: row %u: no role %u", i, b->role[i]);
+    }
+
+    if (i != 0 && b->seq[i] == b->seq[i - 1]) {
+        if (b->pos[i] != b->pos[i - 1] + 1) {
+            return moe_err(err, "model: row %u: position %u after %u", i,
+                           b->pos[i], b->pos[i - 1]);
+        }
+        return 0;
+    }
+
+    if (m->mem.seen[b->seq[i]]) {
+        return moe_err(err, "model: row %u: sequence %u again", i, b->seq[i]);
+    }
+
+    m->mem.seen[b->seq[i]] = 1;
+
+    return 0;
+}
+
+
+static int
+check_tables(moe_model_t *m, const moe_batch_t *b, moe_err_t *err)
+{
+    uint32_t         i, t;
+    const uint32_t  *table;
+
+    for (i = 0; i < b->nrows; i++) {
+
+        if (i + 1 < b->nrows && b->seq[i + 1] == b->seq[i]) {
+            continue;
+        }
+
+        table = b->tables[b->seq[i]];
+
+        for (t = 0; t <= b->pos[i] / MOE_PAGE_SIZE; t++) {
+            if (table[t] >= m->kv.pages) {
+                return moe_err(err, "model: sequence %u: page %u of %u",
+                               b->seq[i], table[t], m->kv.pages);
+            }
+        }
+    }
+
+    return 0;
+}
+
+
+static int
+check_batch(moe_model_t *m, const moe_batch_t *b, moe_err_t *err)
+{
+    uint32_t  i;
+
+    if (b->nrows > m->max_rows || b->nseqs > m->max_rows) {
+        return moe_err(err, "model: %u rows of %u sequences in a step, at "
+                       "most %u", b->nrows, b->nseqs, m->max_rows);
+    }
+
+    memset(m->mem.seen, 0, b->nseqs);
+
+    for (i = 0; i < b->nrows; i++) {
+        if (check_row(m, b, i, err) != 0) {
+            return -1;
+        }
+    }
+
+    for (i = 0; i < b->nout; i++) {
+        if (b->out[i] >= b->nrows || (i != 0 && b->out[i] <= b->out[i - 1])) {
+            return moe_err(err, "model: logits of row %u cannot be had",
+                           b->out[i]);
+        }
+    }
+
+    return check_tables(m, b, err);
+}

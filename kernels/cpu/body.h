@@ -1,0 +1,30 @@
+/* body: all operations, compiled once a set; VL, ROW_TILE, MOE_SET and
+ * MOE_SET_NAME are given */
+
+#include "kernels/cpu/sets.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/body_matmul.h"
+#include "kernels/cpu/body_attention.h"
+#include "kernels/cpu/body_rows.h"
+#include "kernels/cpu/body_router.h"
+
+
+const moe_kernels_t  MOE_SET = {
+    .name = MOE_SET_NAME,
+    .set = "lanes16-1",
+
+    .embed = op_embed,
+    .rmsnorm = op_rmsnorm,
+    .matmul = op_matmul,
+    .matmul_t = op_matmul_t,
+    .rope = op_rope,
+    .clamp = op_clamp,
+    .kv_store = op_kv_store,
+    .attention = op_attention,
+    .attention_scratch = op_attention_scratch,
+    .route = op_route,
+    .silu_mul = op_silu_mul,
+    .combine = op_combine,
+    .add = op_add,
+    .argmax = op_argmax
+};

@@ -1,0 +1,441 @@
+/* body_attention: queries over paged keys and values, one body for all VL */
+
+enum {
+    QUERIES = 64,               /* (row, head) pairs of a task */
+    QUERY_TILE = 4
+};
+
+
+/* one (row, head) on its way through the pages */
+typedef struct {
+    const float  *q;
+    float        *out;
+    float        *acc;          /* [v_dim to a multiple of 16] */
+    uint32_t      keys;         /* pos + 1 */
+    float         max;
+    float         sum;
+} query_t;
+
+typedef struct {
+    const uint8_t  *keys;       /* [16][ld_k] elements */
+    const uint8_t  *values;     /* [16][ld_v] elements */
+    size_t          ld_k;
+    size_t          ld_v;
+    uint32_t        k_dim;
+    uint32_t        v_dim;
+    moe_wtype_e     type;
+    float           scale;
+} page_t;
+
+typedef struct {
+    const moe_kctx_t       *k;
+    const moe_attention_t  *a;
+    uint32_t                block;      /* heads of a task */
+    uint32_t                blocks;     /* such blocks a KV head */
+} attn_ctx_t;
+
+
+INLINE size_t
+pad16(size_t n)
+{
+    return (n + MOE_LANES - 1) / MOE_LANES * MOE_LANES;
+}
+
+
+static size_t
+op_attention_scratch(uint32_t k_dim, uint32_t v_dim)
+{
+    return QUERIES * pad16(v_dim);
+}
+
+
+/* scores of n queries against the first valid keys of the page */
+static void
+attn_scores(query_t *q, int n, const page_t *pg, uint32_t valid,
+    float s[][MOE_LANES])
+{
+    int       i, j, nt, rt, row;
+    float     dots[ROW_TILE > 4 ? ROW_TILE : 4][8];
+    tile_t    t;
+    tile_pt   fn;
+    uint32_t  key, at;
+
+    fn = tile_for(pg->type);
+
+    for (row = 0; row < n; row += rt) {
+        rt = n - row < ROW_TILE ? n - row : ROW_TILE;
+        nt = rt == 1 ? 8 : COLS;
+
+        for (i = 0; i < rt; i++) {
+            t.x[i] = q[row + i].q;
+        }
+
+        for (key = 0; key < valid; key += nt) {
+
+            for (j = 0; j < nt; j++) {
+                at = key + j < valid ? key + j : valid - 1;
+                t.w[j] = pg->keys + at * pg->ld_k * type_size(pg->type);
+            }
+
+            fn(&t, rt, pg->k_dim, dots);
+
+            for (i = 0; i < rt; i++) {
+                memcpy(&s[row + i][key], dots[i], (size_t) nt * 4);
+            }
+        }
+    }
+}
+
+
+/* scores become probabilities relative to the running maximum; returns what
+ * earlier sums are to be multiplied by */
+static float
+attn_softmax(query_t *q, float scale, uint32_t valid, float *s)
+{
+    int       v;
+    float     max, was;
+    uint32_t  j;
+
+    max = q->max;
+
+    for (j = 0; j < valid; j++) {
+        s[j] = s[j] * scale;
+        max = s[j] > max ? s[j] : max;
+    }
+
+    for (j = valid; j < MOE_LANES; j++) {
+        s[j] = -__builtin_inff();
+    }
+
+    for (v = 0; v < MOE_LANES; v += VL) {
+        vf_store(s + v, vf_exp(vf_load(s + v) - max));
+    }
+
+    was = f32_exp(q->max - max);
+
+    q->sum = q->sum * was + lanes_sum(s);
+    q->max = max;
+
+    return was;
+}
+
+
+/* acc = acc * was + sum over keys, ascending, of p * value */
+INLINE void
+attn_values(query_t *q, moe_wtype_e type, int n, int nv, const page_t *pg,
+    uint32_t valid, const float *was, float s[][MOE_LANES], uint32_t col)
+{
+    int             i, v;
+    vf              acc[QUERY_TILE][2], w;
+    size_t          size;
+    uint32_t        j, part;
+    const uint8_t  *data;
+
+    size = type_size(type);
+    data = pg->values + col * size;
+
+    for (i = 0; i < n; i++) {
+        for (v = 0; v < nv; v++) {
+            acc[i][v] = vf_load(q[i].acc + col + v * VL) * was[i];
+        }
+    }
+
+    part = pg->v_dim - (col + (nv - 1) * VL);
+
+    for (j = 0; j < valid; j++, data += pg->ld_v * size) {
+
+        UNROLL
+        for (v = 0; v < nv; v++) {
+            w = v + 1 < nv || part >= VL
+                ? load_as_f32(type, data + v * VL * size)
+                : load_part_as_f32(type, data + v * VL * size, part);
+
+            UNROLL
+            for (i = 0; i < n; i++) {
+                acc[i][v] = acc[i][v] + w * s[i][j];
+            }
+        }
+    }
+
+    for (i = 0; i < n; i++) {
+        for (v = 0; v < nv; v++) {
+            vf_store(q[i].acc + col + v * VL, acc[i][v]);
+        }
+    }
+}
+
+
+INLINE void
+attn_values_all(query_t *q, moe_wtype_e type, int n, const page_t *pg,
+    uint32_t valid, const float *was, float s[][MOE_LANES])
+{
+    uint32_t  col;
+
+    for (col = 0; col + VL < pg->v_dim; col += 2 * VL) {
+        attn_values(q, type, n, 2, pg, valid, was, s, col);
+    }
+
+    if (col < pg->v_dim) {
+        attn_values(q, type, n, 1, pg, valid, was, s, col);
+    }
+}
+
+
+/* n queries that see the same number of keys of this page */
+static void
+attn_page(query_t *q, int n, const page_t *pg, uint32_t valid)
+{
+    int    i, rt;
+    float  was[QUERY_TILE];
+    float  all[QUERIES][MOE_LANES], (*s)[MOE_LANES];
+
+    attn_scores(q, n, pg, valid, all);
+
+    for (s = all; n > 0; s += rt, q += rt, n -= rt) {
+        rt = n < QUERY_TILE ? 1 : QUERY_TILE;
+
+        for (i = 0; i < rt; i++) {
+            was[i] = attn_softmax(&q[i], pg->scale, valid, s[i]);
+        }
+
+        if (pg->type == MOE_W_F32) {
+            if (rt == 1) {
+                attn_values_all(q, MOE_W_F32, 1, pg, valid, was, s);
+            } else {
+                attn_values_all(q, MOE_W_F32, QUERY_TILE, pg, valid, was, s);
+            }
+
+        } else if (rt == 1) {
+            attn_values_all(q, MOE_W_BF16, 1, pg, valid, was, s);
+
+        } else {
+            attn_values_all(q, MOE_W_BF16, QUERY_TILE, pg, valid, was, s);
+        }
+    }
+}
+
+
+static void
+attn_find_page(const attn_ctx_t *c, const moe_span_t *span, uint32_t head,
+    uint32_t t, page_t *pg)
+{
+    size_t           size;
+    const uint8_t   *base;
+    const moe_kv_t  *kv;
+
+    kv = &c->a->kv;
+    size = type_size(kv->type);
+    base = kv->base + (size_t) span->table[t] * kv->stride;
+
+    pg->type = kv->type;
+    pg->k_dim = kv->k_dim;
+    pg->v_dim = kv->v_dim;
+    pg->scale = c->a->scale;
+    pg->ld_k = kv->k_dim;
+
+    if (kv->latent) {
+        pg->ld_v = kv->k_dim;
+        pg->keys = base;
+        pg->values = base;
+        return;
+    }
+
+    pg->ld_v = kv->v_dim;
+    pg->keys = base + (size_t) head * MOE_KV_PAGE * kv->k_dim * size;
+    pg->values = base + ((size_t) kv->heads * kv->k_dim
+                         + (size_t) head * kv->v_dim) * MOE_KV_PAGE * size;
+}
+
+
+/* the queries of rows of a span times some heads of one KV head, in order of
+ * row; returns their number */
+static int
+attn_begin(const attn_ctx_t *c, const moe_span_t *span, uint32_t first_head,
+    uint32_t heads, float *acc, query_t *q)
+{
+    int                     n;
+    size_t                  pad;
+    uint32_t                r, h, row;
+    const moe_attention_t  *a;
+
+    a = c->a;
+    n = 0;
+    pad = pad16(a->kv.v_dim);
+
+    for (r = 0; r < span->nrows; r++) {
+        row = span->first + r;
+
+        for (h = first_head; h < first_head + heads; h++) {
+            q[n].q = a->q + row * a->ldq + (size_t) h * a->kv.k_dim;
+            q[n].out = a->out + row * a->ldo + (size_t) h * a->kv.v_dim;
+            q[n].acc = acc + n * pad;
+            q[n].keys = a->pos[row] + 1;
+            q[n].max = -__builtin_inff();
+            q[n].sum = 0;
+
+            memset(q[n].acc, 0, pad * sizeof(float));
+            n++;
+        }
+    }
+
+    return n;
+}
+
+
+static void
+attn_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    int                n, i, same;
+    page_t             pg;
+    query_t            q[QUERIES];
+    uint32_t           t, d, head, group, first, heads, valid, pages;
+    attn_ctx_t        *c = ctx;
+    const moe_span_t  *span;
+
+    group = c->a->n_heads / c->a->kv.heads;
+
+    first = task % c->blocks * c->block;
+    head = task / c->blocks % c->a->kv.heads;
+    span = &c->a->spans[task / c->blocks / c->a->kv.heads];
+    heads = group - first < c->block ? group - first : c->block;
+
+    n = attn_begin(c, span, head * group + first, heads,
+                   c->k->scratch + thread * c->k->scratch_each, q);
+
+    pages = (q[n - 1].keys + MOE_KV_PAGE - 1) / MOE_KV_PAGE;
+
+    for (t = 0; t < pages; t++) {
+        attn_find_page(c, span, head, t, &pg);
+
+        for (i = 0; i < n; i += same) {
+            same = 1;
+
+            if (q[i].keys <= t * MOE_KV_PAGE) {
+                continue;
+            }
+
+            valid = q[i].keys - t * MOE_KV_PAGE;
+            valid = valid < MOE_KV_PAGE ? valid : MOE_KV_PAGE;
+
+            while (i + same < n
+                   && (valid == MOE_KV_PAGE
+                       || q[i + same].keys == q[i].keys))
+            {
+                same++;
+            }
+
+            attn_page(&q[i], same, &pg, valid);
+        }
+    }
+
+    for (i = 0; i < n; i++) {
+        for (d = 0; d < c->a->kv.v_dim; d++) {
+            q[i].out[d] = q[i].acc[d] / q[i].sum;
+        }
+    }
+}
+
+
+static void
+op_attention(const moe_kctx_t *k, const moe_attention_t *a)
+{
+    uint32_t    i, tasks, most, group, threads;
+    attn_ctx_t  c = { k, a, 0, 0 };
+
+    most = 1;
+    for (i = 0; i < a->nspans; i++) {
+        most = a->spans[i].nrows > most ? a->spans[i].nrows : most;
+    }
+
+    group = a->n_heads / a->kv.heads;
+    threads = moe_pool_threads(k->pool);
+
+    c.block = QUERIES / most < group ? QUERIES / most : group;
+
+    /* with few rows, heads are what can be divided */
+    while (threads > 1 && c.block > QUERY_TILE
+           && a->nspans * a->kv.heads * ((group + c.block - 1) / c.block)
+              < 2 * threads)
+    {
+        c.block = (c.block + 1) / 2;
+    }
+
+    c.blocks = (group + c.block - 1) / c.block;
+    tasks = a->nspans * a->kv.heads * c.blocks;
+
+    moe_pool_run(k->pool, tasks, attn_task, &c);
+}
+
+
+typedef struct {
+    const moe_kv_t  *kv;
+    const uint64_t  *slots;
+    const float     *k;
+    const float     *v;
+    size_t           ldk;
+    size_t           ldv;
+} store_ctx_t;
+
+
+static void
+kv_put(moe_wtype_e type, uint8_t *to, const float *x, uint32_t n)
+{
+    uint32_t  i;
+    uint16_t  h;
+
+    if (type == MOE_W_F32) {
+        memcpy(to, x, (size_t) n * 4);
+        return;
+    }
+
+    for (i = 0; i < n; i++) {
+        h = f32_to_bf16(x[i]);
+        memcpy(to + i * 2, &h, 2);
+    }
+}
+
+
+static void
+kv_store_row(const store_ctx_t *c, uint32_t row)
+{
+    size_t           size, at;
+    uint8_t         *page;
+    uint32_t         h, i;
+    const moe_kv_t  *kv;
+
+    kv = c->kv;
+    size = type_size(kv->type);
+    page = kv->base + c->slots[row] / MOE_KV_PAGE * kv->stride;
+    i = c->slots[row] % MOE_KV_PAGE;
+
+    for (h = 0; h < kv->heads; h++) {
+        at = ((size_t) h * MOE_KV_PAGE + i) * kv->k_dim;
+        kv_put(kv->type, page + at * size,
+               c->k + row * c->ldk + (size_t) h * kv->k_dim, kv->k_dim);
+    }
+
+    if (kv->latent) {
+        return;
+    }
+
+    page += (size_t) kv->heads * MOE_KV_PAGE * kv->k_dim * size;
+
+    for (h = 0; h < kv->heads; h++) {
+        at = ((size_t) h * MOE_KV_PAGE + i) * kv->v_dim;
+        kv_put(kv->type, page + at * size,
+               c->v + row * c->ldv + (size_t) h * kv->v_dim, kv->v_dim);
+    }
+}
+
+
+static void
+op_kv_store(const moe_kctx_t *c, const moe_kv_t *kv, const uint64_t *slots,
+    uint32_t nrows, const float *k, size_t ldk, const float *v, size_t ldv)
+{
+    uint32_t     r;
+    store_ctx_t  s = { kv, slots, k, v, ldk, ldv };
+
+    for (r = 0; r < nrows; r++) {
+        kv_store_row(&s, r);
+    }
+}

@@ -1,0 +1,356 @@
+/* body_rows: what is done to each row on its own, one body for all VL */
+
+enum {
+    ROWS_TASK = 8192            /* elements worth a task */
+};
+
+
+typedef void (*row_pt)(const void *op, uint32_t row);
+
+typedef struct {
+    const void  *op;
+    row_pt       fn;
+    uint32_t     nrows;
+    uint32_t     each;
+} rows_ctx_t;
+
+
+static void
+rows_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    uint32_t     r, end;
+    rows_ctx_t  *c = ctx;
+
+    r = task * c->each;
+    end = c->nrows - r < c->each ? c->nrows : r + c->each;
+
+    for (; r < end; r++) {
+        c->fn(c->op, r);
+    }
+}
+
+
+/* fn for every row, some rows a task; width is the work in elements a row */
+static void
+rows_run(const moe_kctx_t *k, uint32_t nrows, size_t width, row_pt fn,
+    const void *op)
+{
+    rows_ctx_t  c = { op, fn, nrows, 0 };
+
+    if (nrows == 0) {
+        return;
+    }
+
+    c.each = width < ROWS_TASK ? (uint32_t) (ROWS_TASK / (width + 1)) + 1 : 1;
+
+    moe_pool_run(k->pool, (nrows + c.each - 1) / c.each, rows_task, &c);
+}
+
+
+typedef struct {
+    const moe_matrix_t  *w;
+    const uint32_t      *ids;
+    float               *out;
+} embed_t;
+
+
+static void
+embed_row(const void *op, uint32_t row)
+{
+    vf              x;
+    size_t          k, n, at;
+    uint32_t        id;
+    const embed_t  *e = op;
+    const uint8_t  *data;
+
+    id = e->ids[row];
+    n = e->w->k;
+    at = (size_t) id * n * type_size(e->w->type);
+    data = (const uint8_t *) e->w->data + at;
+
+    for (k = 0; k < n; k += VL) {
+        at = k * type_size(e->w->type);
+
+        x = n - k >= VL ? load_as_f32(e->w->type, data + at)
+                        : load_part_as_f32(e->w->type, data + at, n - k);
+
+        if (e->w->type == MOE_W_F8_E4M3) {
+            x = x * e->w->scale[(size_t) (id + e->w->row0) / 128
+                                * e->w->scale_cols + k / 128];
+        }
+
+        memcpy(e->out + row * n + k, &x, (n - k < VL ? n - k : VL) * 4);
+    }
+}
+
+
+static void
+op_embed(const moe_kctx_t *c, const moe_matrix_t *w, const uint32_t *ids,
+    uint32_t nrows, float *out)
+{
+    embed_t  e = { w, ids, out };
+
+    rows_run(c, nrows, w->k, embed_row, &e);
+}
+
+
+typedef struct {
+    const float  *x;
+    const float  *w;
+    float        *out;
+    size_t        ldx;
+    size_t        ldo;
+    uint32_t      groups;
+    uint32_t      n;
+    float         eps;
+} norm_t;
+
+
+static float
+sum_of_squares(const float *x, size_t n)
+{
+    int     v;
+    vf      t, acc[NV];
+    float   lanes[MOE_LANES];
+    size_t  k, rest;
+
+    for (v = 0; v < NV; v++) {
+        acc[v] = vf_set(0.0f);
+    }
+
+    for (k = 0; k + MOE_LANES <= n; k += MOE_LANES) {
+        UNROLL
+        for (v = 0; v < NV; v++) {
+            t = vf_load(x + k + v * VL);
+            acc[v] = acc[v] + t * t;
+        }
+    }
+
+    for (v = 0; v < NV && k + (size_t) v * VL < n; v++) {
+        rest = n - k - (size_t) v * VL;
+        t = load_part_as_f32(MOE_W_F32, (const uint8_t *) (x + k + v * VL),
+                             rest < VL ? rest : VL);
+        acc[v] = acc[v] + t * t;
+    }
+
+    for (v = 0; v < NV; v++) {
+        vf_store(lanes + v * VL, acc[v]);
+    }
+
+    return lanes_sum(lanes);
+}
+
+
+static void
+norm_row(const void *op, uint32_t row)
+{
+    float          r, *out;
+    uint32_t       g, i;
+    const float   *x;
+    const norm_t  *p = op;
+
+    x = p->x + row * p->ldx;
+    out = p->out + row * p->ldo;
+
+    for (g = 0; g < p->groups; g++) {
+        r = 1.0f / __builtin_sqrtf(sum_of_squares(x, p->n) / (float) p->n
+                                   + p->eps);
+
+        for (i = 0; i < p->n; i++) {
+            out[i] = x[i] * r * p->w[i];
+        }
+
+        x += p->n;
+        out += p->n;
+    }
+}
+
+
+static void
+op_rmsnorm(const moe_kctx_t *c, const float *x, size_t ldx, uint32_t groups,
+    uint32_t n, const float *w, float eps, uint32_t nrows, float *out,
+    size_t ldo)
+{
+    norm_t  p = { x, w, out, ldx, ldo, groups, n, eps };
+
+    rows_run(c, nrows, (size_t) groups * n, norm_row, &p);
+}
+
+
+static void
+rope_row(const void *op, uint32_t row)
+{
+    float                 a, b, *x;
+    uint32_t              h, i, half, ia, ib;
+    const float          *cos, *sin;
+    const moe_rope_op_t  *p = op;
+
+    half = p->dim / 2;
+    cos = p->cos + (size_t) row * half;
+    sin = p->sin + (size_t) row * half;
+
+    for (h = 0; h < p->heads; h++) {
+        x = p->x + row * p->ldx + h * p->head_ld + p->first;
+
+        for (i = 0; i < half; i++) {
+            ia = p->interleave ? 2 * i : i;
+            ib = p->interleave ? 2 * i + 1 : i + half;
+
+            a = x[ia];
+            b = x[ib];
+            x[ia] = a * cos[i] - b * sin[i];
+            x[ib] = b * cos[i] + a * sin[i];
+        }
+    }
+}
+
+
+static void
+op_rope(const moe_kctx_t *c, const moe_rope_op_t *op)
+{
+    rows_run(c, op->nrows, (size_t) op->heads * op->dim, rope_row, op);
+}
+
+
+static void
+op_clamp(const moe_kctx_t *c, float *x, size_t ldx, uint32_t nrows,
+    uint32_t n, float limit)
+{
+    float     v;
+    uint32_t  r, i;
+
+    for (r = 0; r < nrows; r++) {
+        for (i = 0; i < n; i++) {
+            v = x[r * ldx + i];
+            v = v > limit ? limit : v;
+            x[r * ldx + i] = v < -limit ? -limit : v;
+        }
+    }
+}
+
+
+typedef struct {
+    float        *gate;
+    const float  *up;
+    size_t        n;
+} silu_t;
+
+
+enum { SILU_RUN = 1024 };
+
+
+static void
+silu_run(const void *op, uint32_t run)
+{
+    vf             g, u;
+    size_t         i, n, end;
+    const silu_t  *p = op;
+
+    i = (size_t) run * SILU_RUN;
+    end = p->n - i < SILU_RUN ? p->n : i + SILU_RUN;
+
+    for (; i < end; i += VL) {
+        n = end - i < VL ? end - i : VL;
+
+        if (n == VL) {
+            g = vf_load(p->gate + i);
+            u = vf_load(p->up + i);
+        } else {
+            g = load_part_as_f32(MOE_W_F32, (uint8_t *) (p->gate + i), n);
+            u = load_part_as_f32(MOE_W_F32, (uint8_t *) (p->up + i), n);
+        }
+
+        g = g / (vf_exp(-g) + 1.0f) * u;
+        memcpy(p->gate + i, &g, n * 4);
+    }
+}
+
+
+static void
+op_silu_mul(const moe_kctx_t *c, float *gate, const float *up, size_t n)
+{
+    silu_t  p = { gate, up, n };
+
+    rows_run(c, (uint32_t) ((n + SILU_RUN - 1) / SILU_RUN), SILU_RUN,
+             silu_run, &p);
+}
+
+
+static void
+combine_row(const void *op, uint32_t row)
+{
+    vf                    t, y;
+    float                 g, *x;
+    size_t                i, n;
+    uint32_t              s, at;
+    const moe_combine_t  *p = op;
+
+    x = p->x + (size_t) row * p->n;
+    g = p->gate ? 1.0f / (f32_exp(-p->gate[row]) + 1.0f) : 1.0f;
+
+#define PART(ptr)                                                             \
+    (n == VL ? vf_load(ptr)                                                   \
+             : load_part_as_f32(MOE_W_F32, (const uint8_t *) (ptr), n))
+
+    for (i = 0; i < p->n; i += VL) {
+        n = p->n - i < VL ? p->n - i : VL;
+        t = vf_set(0.0f);
+
+        for (s = 0; s < p->top_k; s++) {
+            at = row * p->top_k + s;
+            y = PART(p->y + (size_t) p->at[at] * p->n + i);
+            t = t + y * p->weight[at];
+        }
+
+        if (p->shared != NULL) {
+            t = t + PART(p->shared + (size_t) row * p->n + i) * g;
+        }
+
+        t = PART(x + i) + t;
+        memcpy(x + i, &t, n * 4);
+    }
+
+#undef PART
+}
+
+
+static void
+op_combine(const moe_kctx_t *c, const moe_combine_t *op)
+{
+    rows_run(c, op->nrows, (size_t) op->n * (op->top_k + 1), combine_row, op);
+}
+
+
+static void
+op_add(const moe_kctx_t *c, float *x, const float *y, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i + VL <= n; i += VL) {
+        vf_store(x + i, vf_load(x + i) + vf_load(y + i));
+    }
+
+    for (; i < n; i++) {
+        x[i] = x[i] + y[i];
+    }
+}
+
+
+static void
+op_argmax(const moe_kctx_t *c, const float *x, size_t ldx, uint32_t nrows,
+    uint32_t n, uint32_t *out)
+{
+    uint32_t  r, i, best;
+
+    for (r = 0; r < nrows; r++, x += ldx) {
+        best = 0;
+
+        for (i = 1; i < n; i++) {
+            if (x[i] > x[best]) {
+                best = i;
+            }
+        }
+
+        out[r] = best;
+    }
+}

@@ -1,0 +1,8 @@
+/* the lanes of body*.h, 4 to a register */
+
+#define MOE_SET      moe_kernels_plain
+#define MOE_SET_NAME "plain"
+#define VL           4
+#define ROW_TILE     3
+
+#include "kernels/cpu/body.h"

@@ -1,0 +1,251 @@
+/*
+ * kernels: the operations of a forward pass, at the granularity of a batch.
+ *
+ * A backend fills in moe_kernels_t.  Rows are row-major float32 with a
+ * leading dimension (ld, in elements) where a row may be wider than what is
+ * used of it; weights stay as the checkpoint has them.
+ *
+ * What a row gives depends on that row alone: sums run over fixed lanes
+ * (element i goes to lane i mod 16, lanes are added in a fixed tree) or one by
+ * one in ascending order; work is divided among threads by rows, columns,
+ * heads or experts, never within a sum.  Backends of one "set" give equal
+ * bits.
+ */
+
+#ifndef MOE_KERNELS_H
+#define MOE_KERNELS_H
+
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/cpu/pool.h"
+
+
+enum {
+    MOE_LANES = 16,
+    MOE_KV_PAGE = 16,           /* positions a page */
+    MOE_SPAN_ROWS = 16          /* most rows of a span, see below */
+};
+
+
+/* what the operations of one model run with */
+typedef struct {
+    moe_pool_t  *pool;
+    float       *scratch;       /* threads * scratch_each, 64-byte aligned */
+    size_t       scratch_each;  /* floats, at least what attention_scratch()
+                                 * says */
+} moe_kctx_t;
+
+
+typedef enum {
+    MOE_W_F32,
+    MOE_W_F16,
+    MOE_W_BF16,
+    MOE_W_F8_E4M3
+} moe_wtype_e;
+
+/*
+ * W[n][k], row-major, at any alignment.  F8 only: element [i][j] is
+ * multiplied by scale[((i + row0) / 128) * scale_cols + j / 128]; row0 is for
+ * a matrix that is some rows of a larger one.
+ */
+typedef struct {
+    const void   *data;
+    const float  *scale;
+    moe_wtype_e   type;
+    uint32_t      n;
+    uint32_t      k;
+    uint32_t      scale_cols;
+    uint32_t      row0;
+} moe_matrix_t;
+
+/* out[r][i] = sum over j of x[r][j] * w[i][j], then + bias[i] */
+typedef struct {
+    moe_matrix_t  w;
+    const float  *bias;         /* [n] or NULL */
+    const float  *x;            /* [nrows][k], ldx */
+    float        *out;          /* [nrows][n], ldo */
+    size_t        ldx;
+    size_t        ldo;
+    uint32_t      nrows;        /* may be 0 */
+
+    /* the kernel's own */
+    uint32_t      strip;
+    uint32_t      task_end;
+} moe_matmul_t;
+
+
+/*
+ * KV memory of one layer.  Page p begins at base + p * stride.
+ *
+ * Grouped: keys [heads][16][k_dim], then values [heads][16][v_dim].
+ * Latent: heads is 1, one row of k_dim = latent + rope elements for each of
+ * 16 positions, whose first v_dim = latent elements are the value too.
+ */
+typedef struct {
+    uint8_t      *base;
+    size_t        stride;       /* bytes */
+    moe_wtype_e   type;         /* F32 or BF16 */
+    uint32_t      heads;
+    uint32_t      k_dim;
+    uint32_t      v_dim;
+    int           latent;
+} moe_kv_t;
+
+/* consecutive rows of one sequence, at most MOE_SPAN_ROWS, positions
+ * ascending by one */
+typedef struct {
+    uint32_t         first;     /* row */
+    uint32_t         nrows;
+    const uint32_t  *table;     /* pages of the sequence from position 0 */
+} moe_span_t;
+
+typedef struct {
+    moe_kv_t           kv;
+    uint32_t           n_heads;     /* of queries; a multiple of kv.heads */
+    float              scale;
+    const float       *q;           /* [nrows][n_heads][k_dim], ldq a row */
+    float             *out;         /* [nrows][n_heads][v_dim], ldo a row */
+    size_t             ldq;
+    size_t             ldo;
+    const uint32_t    *pos;         /* [nrows]; keys 0 .. pos are seen */
+    const moe_span_t  *spans;
+    uint32_t           nspans;
+} moe_attention_t;
+
+
+/* x[r][h * head_ld + first .. + dim): rotated in place, dim even */
+typedef struct {
+    float        *x;
+    size_t        ldx;
+    size_t        head_ld;
+    uint32_t      nrows;
+    uint32_t      heads;
+    uint32_t      first;
+    uint32_t      dim;
+    int           interleave;   /* pairs (2i, 2i+1), else (i, i + dim/2) */
+    const float  *cos;          /* [nrows][dim / 2] */
+    const float  *sin;
+} moe_rope_op_t;
+
+
+typedef enum {
+    MOE_ROUTE_SOFTMAX,          /* over all experts */
+    MOE_ROUTE_SIGMOID
+} moe_route_score_e;
+
+typedef enum {
+    MOE_ROUTE_PLAIN,
+    MOE_ROUTE_GROUP_MAX,        /* a group's score: its best expert */
+    MOE_ROUTE_GROUP_TOP2        /* its two best, added */
+} moe_route_group_e;
+
+/*
+ * Chooses top_k experts a row by score + bias among the topk_group best
+ * groups; weights are the scores alone.  Slots are in order of the choosing
+ * score, descending; ties go to the lower index.
+ */
+typedef struct {
+    moe_route_score_e   score;
+    moe_route_group_e   group;
+    uint32_t            n_experts;
+    uint32_t            top_k;
+    uint32_t            n_group;
+    uint32_t            topk_group;
+    const float        *bias;       /* [n_experts] or NULL */
+    int                 norm;       /* divide by (sum + eps) */
+    float               eps;
+    float               scale;      /* then multiply */
+} moe_route_t;
+
+
+/*
+ * x[r] += (sum over slots s, ascending, of weight[r][s] * y[at[r][s]])
+ *         + g * shared[r], g = sigmoid(gate[r]) or 1
+ */
+typedef struct {
+    float           *x;             /* [nrows][n] */
+    const float     *y;             /* rows of n */
+    const uint32_t  *at;            /* [nrows][top_k] */
+    const float     *weight;        /* [nrows][top_k] */
+    const float     *shared;        /* [nrows][n] or NULL */
+    const float     *gate;          /* [nrows] or NULL */
+    uint32_t         nrows;
+    uint32_t         n;
+    uint32_t         top_k;
+} moe_combine_t;
+
+
+typedef struct {
+    const char  *name;      /* "plain", "avx2", "avx512" */
+    const char  *set;       /* backends of one set give equal bits */
+
+    /* out[r][0 .. k) = row ids[r] of w */
+    void (*embed)(const moe_kctx_t *c, const moe_matrix_t *w,
+                  const uint32_t *ids, uint32_t nrows, float *out);
+
+    /* every group of n in a row on its own: x / sqrt(mean(x^2) + eps) * w;
+     * out may be x */
+    void (*rmsnorm)(const moe_kctx_t *c, const float *x, size_t ldx,
+                    uint32_t groups, uint32_t n, const float *w, float eps,
+                    uint32_t nrows, float *out, size_t ldo);
+
+    /* all parts at once; a part's own fields are written */
+    void (*matmul)(const moe_kctx_t *c, moe_matmul_t *parts,
+                   uint32_t nparts);
+
+    /* as matmul with W transposed: x[nrows][w.n], out[nrows][w.k], out[r][j]
+     * = sum over i, ascending, of x[r][i] * w[i][j]; no bias */
+    void (*matmul_t)(const moe_kctx_t *c, moe_matmul_t *parts,
+                     uint32_t nparts);
+
+    void (*rope)(const moe_kctx_t *c, const moe_rope_op_t *op);
+
+    /* clamps x[nrows][n] to -limit .. limit */
+    void (*clamp)(const moe_kctx_t *c, float *x, size_t ldx, uint32_t nrows,
+                  uint32_t n, float limit);
+
+    /*
+     * Stores row r at position slots[r] % 16 of page slots[r] / 16.  Grouped:
+     * k[nrows][heads][k_dim], v[nrows][heads][v_dim].  Latent: k[nrows][k_dim]
+     * alone.
+     */
+    void (*kv_store)(const moe_kctx_t *c, const moe_kv_t *kv,
+                     const uint64_t *slots, uint32_t nrows, const float *k,
+                     size_t ldk, const float *v, size_t ldv);
+
+    /* pages in ascending order, 16 keys at a time, running softmax */
+    void (*attention)(const moe_kctx_t *c, const moe_attention_t *a);
+
+    /* floats of scratch that attention takes a thread */
+    size_t (*attention_scratch)(uint32_t k_dim, uint32_t v_dim);
+
+    /* logits[nrows][n_experts] -> experts, weights [nrows][top_k] */
+    void (*route)(const moe_kctx_t *c, const moe_route_t *route,
+                  float *logits, uint32_t nrows, uint32_t *experts,
+                  float *weights);
+
+    /* gate[r][i] = silu(gate[r][i]) * up[r][i]; contiguous, n elements */
+    void (*silu_mul)(const moe_kctx_t *c, float *gate, const float *up,
+                     size_t n);
+
+    void (*combine)(const moe_kctx_t *c, const moe_combine_t *op);
+
+    /* x += y; contiguous, n elements */
+    void (*add)(const moe_kctx_t *c, float *x, const float *y, size_t n);
+
+    /* index of the largest of each row, the lowest of equals */
+    void (*argmax)(const moe_kctx_t *c, const float *x, size_t ldx,
+                   uint32_t nrows, uint32_t n, uint32_t *out);
+} moe_kernels_t;
+
+
+/*
+ * A backend by name, or with NULL the fastest that this machine runs.  NULL
+ * where the name is unknown or the machine cannot run it.
+ */
+const moe_kernels_t *moe_kernels_get(const char *name);
+
+
+#endif /* MOE_KERNELS_H */
