@@ -19,10 +19,12 @@ ENGINE  = $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c)) \
           $(wildcard kernels/*.c kernels/cpu/*.c)
 OBJS    = $(ENGINE:%.c=$(BUILD)/obj/%.o)
 LIB     = $(BUILD)/libmoe.a
+TSAN_UNITS = test_jobq
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 
-.PHONY: help engine unit-build unit clean
+.PHONY: help engine unit-build unit sanitize clang deps-build deps-demo \
+        deps-test demo demo-stop test clean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
@@ -55,6 +57,34 @@ unit-build: $(UNITS)
 unit: $(UNITS)
 	@for t in $(UNITS); do echo "== $$t"; $$t || exit 1; done
 
+#: make sanitize      the unit tests under ASan and UBSan, and under TSan
+sanitize:
+	$(MAKE) unit SAN=address,undefined BUILD=$(BUILD)/asan
+	$(MAKE) unit SAN=thread BUILD=$(BUILD)/tsan CC=clang \
+	    OPT=-O1 UNITS="$(patsubst %,$(BUILD)/tsan/t/%,$(TSAN_UNITS))"
+
+#: make clang         everything once more with clang
+clang:
+	$(MAKE) engine unit-build CC=clang BUILD=$(BUILD)/clang
+
+#: make deps-test     the packages that the tests need (apt)
+deps-build deps-demo deps-test:
+	@tools/deps.sh $(@:deps-%=%)
+
+#: make demo          install, build, start and ask: http://127.0.0.1:8080
+demo: deps-demo
+	@$(MAKE) -s engine module
+	@tools/demo.sh start
+
+#: make demo-stop     stop what make demo started
+demo-stop:
+	@tools/demo.sh stop
+
+#: make test          all tests of a quarter of an hour
+test: deps-test
+	@$(MAKE) engine clang unit sanitize
+
+#: make clean
 clean:
 	rm -rf $(BUILD)
 

@@ -9,11 +9,11 @@
  *
  * The front makes a SOCK_SEQPACKET socketpair, forks, and calls
  * moe_rank_main() in the child with one end; the other end is the front's as
- * MOE_SIDE_SUBMITTER of a lane.  The rank answers the front's hello once it
- * knows its own fingerprint; a rank whose hello is outstanding is loading.
- * After it the statistics page says LOADING with progress, then READY or
- * FAILED, each change with a kick.  Jobs may be sent while it loads: they are
- * taken when it is ready.  The hello has one model: the directory's last
+ * MOE_SIDE_SUBMITTER of a lane.  The rank opens its model, which maps the
+ * weights, and only then answers the front's hello: its fingerprint covers
+ * them.  So a rank whose hello is outstanding is loading; one that answered
+ * is ready; one that cannot open its model refuses the hello with status 500
+ * and the reason, and exits.  The hello has one model: the directory's last
  * name, and as its context the most positions that one sequence can have
  * here (the model's, the option's, or what the KV pages hold).
  *
@@ -28,8 +28,9 @@
  *   stop_ids     ids that end the answer with MOE_FINISH_STOP; not looked at
  *                with MOE_JOB_IGNORE_EOS.  Below min_tokens they cannot be
  *                sampled.
- *   credit       each sampled token takes MOE_RANK_TOKEN_CREDIT of it; with
- *                less than that the stream is parked until MOE_FRAME_CREDIT.
+ *   credit       each sampled token takes MOE_TOKEN_CREDIT of it; with less
+ *                than that the job is parked until MOE_FRAME_CREDIT.
+ *   priority     larger goes first; front's order where equal.
  *
  *   STARTED comes when the first chunk of the prompt is scheduled, once.
  *   DELTA comes with each sampled token: its id, running counts and, with
@@ -52,9 +53,6 @@
 #include <stdint.h>
 
 #include "model/model.h"
-
-
-#define MOE_RANK_TOKEN_CREDIT  64
 
 
 /* zero is a good default everywhere but in model_dir and nranks */

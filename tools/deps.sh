@@ -1,0 +1,49 @@
+#!/bin/sh
+#
+# deps.sh build|demo|test: installs the Debian packages that this part of the
+# Makefile needs, those of them that are not there yet.
+
+set -eu
+
+build="gcc make pkg-config libc6-dev libjansson-dev libpcre2-dev libssl-dev
+       libutf8proc-dev nginx nginx-dev"
+demo="$build curl jq ca-certificates procps"
+test="$demo clang llvm libclang-rt-14-dev libcmocka-dev valgrind patchelf perl
+      libwww-perl libtest-base-perl libtext-diff-perl liblist-moreutils-perl
+      libipc-run-perl libio-socket-ssl-perl npm xz-utils"
+
+case "${1:-}" in
+build) want=$build ;;
+demo)  want=$demo ;;
+test)  want=$test ;;
+*)     echo "usage: deps.sh build|demo|test" >&2; exit 2 ;;
+esac
+
+# npm may come with another distribution of node
+command -v npm >/dev/null && want=$(echo "$want" | sed 's/ npm / /')
+
+missing=
+for p in $want; do
+    dpkg-query -W -f '${Status}' "$p" 2>/dev/null \
+        | grep -q 'install ok installed' || missing="$missing $p"
+done
+
+[ -n "$missing" ] || exit 0
+
+echo "installing:$missing"
+
+sudo=
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || {
+        echo "deps.sh: run as root, or install:$missing" >&2
+        exit 1
+    }
+    sudo=sudo
+fi
+
+# RUNLEVEL: do not start the distribution's own nginx on port 80
+export DEBIAN_FRONTEND=noninteractive
+
+$sudo apt-get -qq update
+$sudo env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+    apt-get -qq -y --no-install-recommends install $missing
