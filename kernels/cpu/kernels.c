@@ -1,5 +1,9 @@
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "kernels/kernels.h"
 #include "kernels/cpu/sets.h"
 
@@ -33,8 +37,11 @@ static int
 has_avx2(void)
 {
 #if defined(__x86_64__)
+    unsigned  a, b, c, d;
+
+    /* F16C, for which not every compiler has a name: leaf 1, ECX bit 29 */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-           && __builtin_cpu_supports("f16c");
+           && __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 29);
 #else
     return 0;
 #endif
@@ -45,12 +52,16 @@ static int
 has_avx512(void)
 {
 #if defined(__x86_64__)
+    unsigned  a, b, c, d;
+
+    /* not every compiler has names for the last two, AVX512_VNNI in leaf 7.0
+     * and AVX512_BF16 in leaf 7.1 */
     return has_avx2() && __builtin_cpu_supports("avx512f")
            && __builtin_cpu_supports("avx512bw")
            && __builtin_cpu_supports("avx512dq")
            && __builtin_cpu_supports("avx512vl")
-           && __builtin_cpu_supports("avx512vnni")
-           && __builtin_cpu_supports("avx512bf16");
+           && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11)
+           && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 #else
     return 0;
 #endif
