@@ -1,0 +1,82 @@
+/*
+ * gen: jobs of token ids in, steps of the model, events out.
+ *
+ * What a rank does between its lane and its model; also all that "run" and
+ * "bench" need.  Jobs and events are those of the queue (jobq.h), what they
+ * mean is in rank.h.  A job is known by its tag, the caller's.
+ *
+ *     create -> { submit, cancel, credit, step -> events } -> destroy
+ *
+ * Events go to the sink from within submit, cancel and step.  A sink does not
+ * call back.  One thread.
+ */
+
+#ifndef MOE_GEN_H
+#define MOE_GEN_H
+
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "jobq.h"
+#include "model/model.h"
+
+
+typedef struct moe_gen_s      moe_gen_t;
+typedef struct moe_gen_job_s  moe_gen_job_t;
+
+
+/* what is pointed to lasts for the call */
+typedef struct {
+    void    (*started)(void *ctx, uint64_t tag, const moe_started_t *started);
+    void    (*delta)(void *ctx, uint64_t tag, const moe_delta_t *delta);
+    void    (*end)(void *ctx, uint64_t tag, const moe_end_t *end);
+} moe_gen_sink_t;
+
+
+/* zero is a good default; pages are what the model has */
+typedef struct {
+    uint32_t    max_context;       /* tokens; 0: the model's */
+    uint32_t    max_running;       /* 0: 64 */
+    uint32_t    step_tokens;       /* 0: 512; at most the model's max_rows */
+    uint32_t    prefill_chunk;     /* 0: 256 */
+} moe_gen_options_t;
+
+
+/*
+ * The model stays the caller's and outlives it; it must have KV pages.  sink
+ * is copied.  NULL and a line in err without memory or pages.
+ */
+moe_gen_t *moe_gen_create(moe_model_t *m, const moe_gen_options_t *o,
+    const moe_gen_sink_t *sink, void *ctx, moe_err_t *err);
+
+/* Jobs that are left end without an event. */
+void moe_gen_destroy(moe_gen_t *g);
+
+/* the most tokens, prompt's and generated, that a job can have */
+uint32_t moe_gen_context(const moe_gen_t *g);
+
+/*
+ * Takes a MOE_JOB_IDS; what it points to is copied.  The job, valid until its
+ * end event; or NULL if it has ended already: refused, or nothing was to do.
+ */
+moe_gen_job_t *moe_gen_submit(moe_gen_t *g, const moe_job_t *job,
+    uint64_t tag);
+
+/* Ends it with 499. */
+void moe_gen_cancel(moe_gen_t *g, moe_gen_job_t *j);
+
+void moe_gen_credit(moe_gen_t *g, moe_gen_job_t *j, uint32_t bytes);
+
+/*
+ * One step of all that can run.  1, 0 when there was nothing to compute, or
+ * -1 and a line in err when the model failed: the state is as before.
+ */
+int moe_gen_step(moe_gen_t *g, moe_err_t *err);
+
+/* Fills in the figures that it knows: of jobs, tokens, steps and pages, and
+ * the histograms. */
+void moe_gen_stats(const moe_gen_t *g, moe_stats_t *stats);
+
+
+#endif /* MOE_GEN_H */
