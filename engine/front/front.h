@@ -1,0 +1,388 @@
+/*
+ * front: the engine's parent process, from within.
+ *
+ * One process, one thread, one loop.  Every turn it takes what workers and
+ * ranks sent, hands waiting choices to ranks, writes what workers have room
+ * for, and sleeps unless a peer has more.  It computes nothing but text.
+ *
+ *     worker --- job ---> task: prompts, choices, queue
+ *                           choice ---> slot of a rank: one job of ids
+ *     worker <-- events --  choice's stream <--- ids
+ *
+ * A task is one job of a worker's; it ends exactly once, when all its choices
+ * are done, with one END if the worker is still there.  A choice is done when
+ * its rank said so, when a stop string ended it, or when its task failed.  A
+ * rank's death makes its choices wait again, with the ids they have.
+ *
+ *     options.c command line
+ *     serve.c   loop, signals, draining
+ *     listen.c  the socket
+ *     workers.c lanes of workers: frames in, events out
+ *     tasks.c   from job to END
+ *     prompt.c  job to token ids
+ *     ranks.c   rank processes: start, death, restart
+ *     slots.c   choices in ranks: submit, events, credit
+ */
+
+#ifndef MOE_FRONT_H
+#define MOE_FRONT_H
+
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "front/fair.h"
+#include "front/stops.h"
+#include "front/stream.h"
+#include "front/text.h"
+#include "jobq.h"
+#include "main.h"
+#include "rank.h"
+
+
+typedef struct moe_front_s   moe_front_t;
+typedef struct moe_worker_s  moe_worker_t;
+typedef struct moe_task_s    moe_task_t;
+typedef struct moe_choice_s  moe_choice_t;
+typedef struct moe_proc_s    moe_proc_t;
+typedef struct moe_watch_s   moe_watch_t;
+
+
+#define MOE_SECOND           1000000ull      /* times are microseconds */
+
+#define MOE_WORKERS_MAX      256
+#define MOE_RANKS_MAX        64
+
+/* a rank's event ring and the front's at a worker */
+#define MOE_FRONT_RING       (4u << 20)
+
+/* sampled tokens that a rank may be ahead of its worker, and how many are
+ * given back at once */
+#define MOE_FRONT_AHEAD      512
+#define MOE_FRONT_REFILL     128
+
+/* how often a choice is continued after its rank died */
+#define MOE_FRONT_TRIES      3
+
+/* records of jobs that the front keeps, all workers' together */
+#define MOE_FRONT_BYTES      (1ull << 30)
+
+
+/* how a server is to be run; what command line gives */
+typedef struct {
+    moe_rank_options_t   rank;
+    const char          *names[MOE_MODELS_MAX];
+    uint32_t             nnames;
+    const char          *template;
+    const char          *socket;
+    const char          *group;              /* of the socket, or NULL */
+    uint32_t             mode;               /* of the socket */
+    uint32_t             queue;              /* jobs that may wait */
+    uint32_t             drain_s;
+    uint32_t             idle_s;             /* exit without workers, 0: no */
+    uint32_t             park_s;
+    uint32_t             rank_s;             /* a rank's silence, in a step */
+    moe_log_level_e      level;
+} moe_serve_options_t;
+
+
+/* a descriptor in the loop */
+struct moe_watch_s {
+    void               (*handler)(moe_front_t *f, moe_watch_t *w,
+                                  uint32_t events);
+    void                *data;
+    int                  fd;
+};
+
+
+typedef enum {
+    MOE_CHOICE_WAITING = 0,
+    MOE_CHOICE_RUNNING,                      /* has a slot of a rank */
+    MOE_CHOICE_DONE
+} moe_choice_state_e;
+
+
+struct moe_choice_s {
+    moe_task_t          *task;
+    uint32_t             index;
+    uint32_t             prompt;             /* which of the task's */
+    moe_choice_state_e   state;
+    moe_proc_t          *rank;
+    uint32_t             slot;
+    uint32_t             tries;
+    uint32_t             sampled;            /* exact count when done */
+    uint32_t             echo_seen;          /* ids of the prompt that came */
+    uint32_t             echo_skip;          /* that come once more */
+    uint32_t             owed;               /* tokens of credit to return */
+    uint64_t             last_us;            /* last token */
+    uint32_t             begun;              /* its rank has STARTED it */
+    moe_stream_t         out;
+};
+
+
+struct moe_task_s {
+    moe_front_t         *front;
+    moe_worker_t        *worker;             /* NULL: it has gone */
+    uint32_t             slot;
+    uint32_t             gen;
+
+    moe_job_t            job;                /* points into record */
+    void                *record;
+    size_t               size;
+
+    moe_stops_t          stops;
+    moe_ids_t           *prompts;
+    uint32_t            *cached;             /* tokens, of each prompt */
+    uint32_t             nprompts;
+    uint32_t            *stop_ids;
+    uint32_t             nstop_ids;
+    uint32_t             prompt_tokens;
+    moe_choice_t        *choices;
+    uint32_t             nchoices;
+    uint32_t             ndone;
+    uint32_t             turn;               /* choice to write next */
+
+    int64_t              credit;
+    uint64_t             arrived_us;
+    uint64_t             started_us;
+    uint64_t             deadline_us;        /* in the queue, 0: none */
+    uint64_t             parked_us;          /* since when, 0: is not */
+    uint64_t             cancel_us;          /* since when, 0: is not */
+
+    /* its end; status 0: none yet */
+    uint32_t             status;
+    uint32_t             retry_after;
+    const char          *code;
+    const char          *param;
+    char                 message[512];
+
+    moe_fair_node_t      wait;
+    moe_task_t          *next;               /* of all tasks */
+    moe_task_t          *prev;
+    moe_task_t          *out_next;           /* of a worker's to write */
+
+    unsigned             accepted:1;
+    unsigned             in_out:1;
+    unsigned             started:1;          /* STARTED is due or sent */
+    unsigned             started_sent:1;
+    unsigned             first:1;            /* a token has come */
+    unsigned             probing:1;          /* a rank is to answer */
+};
+
+
+typedef enum {
+    MOE_WORKER_HELLO = 0,                    /* its hello is awaited */
+    MOE_WORKER_OPEN,
+    MOE_WORKER_CLOSED                        /* freed at the turn's end */
+} moe_worker_state_e;
+
+
+struct moe_worker_s {
+    moe_watch_t          watch;
+    moe_front_t         *front;
+    moe_lane_t           lane;
+    moe_worker_state_e   state;
+    pid_t                pid;
+    uint64_t             since_us;
+    int                  unnamed;            /* hello had no fingerprint */
+    uint32_t             live;
+    moe_task_t         **slots;              /* MOE_SLOTS */
+    moe_task_t          *out_head;
+    moe_task_t          *out_tail;
+};
+
+
+/* one of a rank's slots */
+typedef struct {
+    moe_choice_t        *choice;             /* NULL: nobody waits for it */
+    moe_task_t          *probe;
+    uint32_t             gen;
+    uint32_t             credit;             /* tokens to return */
+    uint8_t              busy;               /* until its END */
+    uint8_t              cancel;             /* CANCEL is to be sent */
+    uint8_t              listed;             /* in todo */
+} moe_slot_t;
+
+
+typedef enum {
+    MOE_PROC_DOWN = 0,                       /* to be started at start_us */
+    MOE_PROC_HELLO,                          /* its hello is awaited */
+    MOE_PROC_LOADING,
+    MOE_PROC_READY
+} moe_proc_state_e;
+
+
+struct moe_proc_s {
+    moe_watch_t          watch;              /* its socket */
+    moe_watch_t          death;              /* its pidfd */
+    moe_front_t         *front;
+    uint32_t             index;
+    moe_proc_state_e     state;
+    pid_t                pid;
+    moe_lane_t           lane;
+    moe_stats_t          stats;
+    moe_rank_options_t   options;
+    uint64_t             start_us;           /* when to start it */
+    uint64_t             begun_us;           /* when it was started */
+    uint64_t             since_us;           /* when it was ready */
+    uint64_t             sign_us;            /* last sign of progress */
+    uint64_t             backoff_us;
+    uint32_t             deaths;             /* in a row */
+    uint32_t             progress;           /* last one logged */
+    uint32_t             running;            /* slots with a choice */
+    uint32_t             busy;               /* slots until END */
+    uint32_t             nslots;
+    uint32_t             gen;
+    moe_slot_t          *slots;
+    uint32_t            *free;               /* stack of free slots */
+    uint32_t             nfree;
+    uint32_t            *todo;               /* slots with credit, cancel */
+    uint32_t             ntodo;
+};
+
+
+struct moe_front_s {
+    const moe_serve_options_t  *options;
+    moe_text_t           text;
+    int                  epoll;
+    int                  listener;
+    int                  signals;
+    moe_watch_t          listen_watch;
+    moe_watch_t          signal_watch;
+    dev_t                socket_dev;
+    ino_t                socket_ino;
+
+    uint64_t             now;                /* CLOCK_MONOTONIC */
+    uint64_t             tick_us;            /* last */
+    uint64_t             stats_us;           /* last written */
+    uint64_t             alone_us;           /* since when without worker */
+    uint64_t             drain_us;           /* until when, 0: serving */
+    unsigned             again:1;            /* there is more to read */
+    unsigned             dirty:1;            /* statistics have changed */
+    unsigned             ready:1;            /* has been, at least once */
+    unsigned             named:1;            /* fingerprint is known */
+    unsigned             failed:1;
+    unsigned             orphans:1;          /* a task without worker is over */
+    unsigned             quit:1;
+    int                  status;             /* exit code */
+
+    uint8_t              fingerprint[32];
+
+    moe_worker_t        *workers[MOE_WORKERS_MAX];
+    uint32_t             nworkers;
+
+    moe_proc_t          *ranks;
+    uint32_t             nranks;
+    uint32_t             probe_turn;
+
+    moe_task_t          *tasks;              /* all, newest first */
+    uint32_t             ntasks;
+    uint64_t             bytes;              /* of their records */
+    moe_fair_t           fair;
+    uint64_t             lost_steps;         /* of ranks that died */
+
+    moe_stats_t          stats;
+    void                *scratch;            /* MOE_EVENT_MAX bytes */
+};
+
+
+/* serve.c */
+
+/* Serves until it is told to stop; returns the exit code. */
+int moe_front_run(const moe_serve_options_t *o);
+
+int moe_front_watch(moe_front_t *f, moe_watch_t *w, uint32_t events);
+void moe_front_unwatch(moe_front_t *f, moe_watch_t *w);
+uint64_t moe_front_clock(void);
+
+
+/* listen.c: -1 and err, or a listening descriptor */
+
+int moe_listen(moe_front_t *f, const moe_serve_options_t *o, moe_err_t *err);
+void moe_listen_close(moe_front_t *f);
+
+
+/* workers.c */
+
+void moe_workers_accept(moe_front_t *f, moe_watch_t *w, uint32_t events);
+void moe_workers_read(moe_front_t *f);
+void moe_workers_write(moe_front_t *f);
+void moe_workers_flush(moe_front_t *f);
+int moe_workers_sleep(moe_front_t *f);
+void moe_workers_tick(moe_front_t *f);
+void moe_worker_close(moe_worker_t *w, const char *why, int broken);
+
+/* there may be something to write for the task */
+void moe_worker_wants(moe_task_t *t);
+
+
+/* tasks.c */
+
+void moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen,
+    void *record, size_t size);
+void moe_task_cancel(moe_task_t *t);
+
+/* Ends it with an error, as soon as its choices have stopped. */
+void moe_task_fail(moe_task_t *t, uint32_t status, const char *code,
+    const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
+void moe_task_wait(moe_task_t *t);              /* again, after a rank died */
+void moe_task_started(moe_task_t *t);
+void moe_choice_done(moe_choice_t *c, uint32_t sampled);
+
+int moe_task_over(const moe_task_t *t);         /* END is all that is due */
+void moe_task_end(const moe_task_t *t, moe_end_t *e);
+void moe_task_free(moe_task_t *t);
+
+void moe_tasks_tick(moe_front_t *f);
+void moe_tasks_reap(moe_front_t *f);
+void moe_tasks_dispatch(moe_front_t *f);
+uint32_t moe_tasks_sampled(const moe_task_t *t);
+uint32_t moe_choice_max_tokens(const moe_choice_t *c);
+
+
+/* prompt.c: 0 and the ids of every prompt, or the task has failed */
+
+int moe_prompt_make(moe_task_t *t);
+
+
+/* ranks.c */
+
+int moe_ranks_start(moe_front_t *f, moe_err_t *err);
+void moe_ranks_stop(moe_front_t *f);
+void moe_ranks_tick(moe_front_t *f);
+void moe_proc_died(moe_proc_t *p, const char *why);
+
+
+/* slots.c */
+
+void moe_ranks_read(moe_front_t *f);
+int moe_proc_read(moe_proc_t *p);               /* as moe_lane_next() */
+void moe_ranks_flush(moe_front_t *f);
+int moe_ranks_sleep(moe_front_t *f);
+
+/* A rank that takes one more with this prompt, or NULL. */
+moe_proc_t *moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt);
+
+/* 0: it runs, 1: no room now, -1: it cannot (the task has failed). */
+int moe_slot_submit(moe_proc_t *p, moe_choice_t *c);
+void moe_slot_probe(moe_front_t *f, moe_task_t *t);
+void moe_slot_forget_probe(moe_task_t *t);
+
+/* The slot is free again; nothing is said to the rank. */
+void moe_slot_release(moe_proc_t *p, uint32_t slot);
+
+void moe_slot_cancel(moe_choice_t *c);          /* and await its END */
+void moe_slot_leave(moe_choice_t *c);           /* cancel, await nothing */
+void moe_slot_credit(moe_choice_t *c, uint32_t tokens);
+
+
+/* stats.c */
+
+void moe_front_stats(moe_front_t *f);
+
+
+#endif /* MOE_FRONT_H */
