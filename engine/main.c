@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "inspect.h"
 #include "main.h"
 
 
@@ -12,10 +13,10 @@ typedef struct {
 
 
 static const moe_command_t  moe_commands[] = {
-    { "serve", moe_serve_main,
-      "serve a model to nginx over a Unix socket" },
     { "supervise", moe_supervise_main,
       "keep a serve alive; what nginx's moe_engine block starts" },
+    { "inspect", moe_inspect_main,
+      "say what is in a model directory, and whether it will fit" },
 };
 
 #define MOE_COMMANDS  (sizeof(moe_commands) / sizeof(moe_commands[0]))

@@ -17,6 +17,9 @@
 /* after the drain's time, how long ENDs may take to leave */
 #define MOE_FRONT_LAST_US  (MOE_SECOND / 2)
 
+/* without any worker, how long a model may take to load */
+#define MOE_FRONT_LOAD_US  (600 * MOE_SECOND)
+
 
 uint64_t
 moe_front_clock(void)
@@ -154,6 +157,8 @@ moe_front_tick_drain(moe_front_t *f)
 static void
 moe_front_tick(moe_front_t *f)
 {
+    uint64_t  idle_us;
+
     f->tick_us = f->now;
 
     moe_ranks_tick(f);
@@ -164,12 +169,18 @@ moe_front_tick(moe_front_t *f)
         moe_front_tick_drain(f);
     }
 
-    if (f->nworkers || !f->ready) {
+    /* a model that takes long to load is not given up before its first use */
+
+    idle_us = f->options->idle_s * MOE_SECOND;
+
+    if (!f->ready && idle_us < MOE_FRONT_LOAD_US) {
+        idle_us = MOE_FRONT_LOAD_US;
+    }
+
+    if (f->nworkers || f->options->idle_s == 0) {
         f->alone_us = f->now;
 
-    } else if (f->options->idle_s
-               && f->now - f->alone_us > f->options->idle_s * MOE_SECOND)
-    {
+    } else if (f->now - f->alone_us > idle_us) {
         moe_log(MOE_LOG_NOTICE, "no worker for %u s: leaving",
                 f->options->idle_s);
         f->status = MOE_EXIT_IDLE;

@@ -1,0 +1,412 @@
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "front/front.h"
+
+
+enum {
+    MOE_OPT_MODEL = 'm',
+    MOE_OPT_HELP = 'h',
+    MOE_OPT_NAME = 256,
+    MOE_OPT_SOCKET,
+    MOE_OPT_MODE,
+    MOE_OPT_GROUP,
+    MOE_OPT_TEMPLATE,
+    MOE_OPT_RANKS,
+    MOE_OPT_THREADS,
+    MOE_OPT_CONTEXT,
+    MOE_OPT_RUNNING,
+    MOE_OPT_STEP,
+    MOE_OPT_CHUNK,
+    MOE_OPT_KV,
+    MOE_OPT_KV_FORMAT,
+    MOE_OPT_KERNELS,
+    MOE_OPT_QUEUE,
+    MOE_OPT_DRAIN,
+    MOE_OPT_PARK,
+    MOE_OPT_RANK_TIMEOUT,
+    MOE_OPT_IDLE,
+    MOE_OPT_LOG
+};
+
+
+static const struct option  moe_serve_long[] = {
+    { "model", required_argument, NULL, MOE_OPT_MODEL },
+    { "model-name", required_argument, NULL, MOE_OPT_NAME },
+    { "socket", required_argument, NULL, MOE_OPT_SOCKET },
+    { "socket-mode", required_argument, NULL, MOE_OPT_MODE },
+    { "socket-group", required_argument, NULL, MOE_OPT_GROUP },
+    { "chat-template", required_argument, NULL, MOE_OPT_TEMPLATE },
+    { "ranks", required_argument, NULL, MOE_OPT_RANKS },
+    { "threads", required_argument, NULL, MOE_OPT_THREADS },
+    { "context", required_argument, NULL, MOE_OPT_CONTEXT },
+    { "max-running", required_argument, NULL, MOE_OPT_RUNNING },
+    { "step-tokens", required_argument, NULL, MOE_OPT_STEP },
+    { "prefill-chunk", required_argument, NULL, MOE_OPT_CHUNK },
+    { "kv-memory", required_argument, NULL, MOE_OPT_KV },
+    { "kv-format", required_argument, NULL, MOE_OPT_KV_FORMAT },
+    { "kernels", required_argument, NULL, MOE_OPT_KERNELS },
+    { "queue", required_argument, NULL, MOE_OPT_QUEUE },
+    { "drain-timeout", required_argument, NULL, MOE_OPT_DRAIN },
+    { "park-timeout", required_argument, NULL, MOE_OPT_PARK },
+    { "rank-timeout", required_argument, NULL, MOE_OPT_RANK_TIMEOUT },
+    { "idle-exit", required_argument, NULL, MOE_OPT_IDLE },
+    { "log-level", required_argument, NULL, MOE_OPT_LOG },
+    { "help", no_argument, NULL, MOE_OPT_HELP },
+    { NULL, 0, NULL, 0 }
+};
+
+
+static const char  moe_serve_help[] =
+    "usage: moe-engine serve -m DIR --socket PATH [options]\n"
+    "\n"
+    "Serves the model in DIR to nginx workers that connect to the Unix socket\n"
+    "at PATH (moe_pass unix:PATH).  It stays in the foreground, logs one line\n"
+    "an event on standard error and never listens on a network.\n"
+    "\n"
+    "The model\n"
+    "  -m, --model DIR        Hugging Face directory: config.json,\n"
+    "                         safetensors, tokenizer.json\n"
+    "  --model-name NAME      what clients call it (default: DIR's last\n"
+    "                         name); more than one may be given, the first\n"
+    "                         is meant where a request names none\n"
+    "  --chat-template FILE   Jinja template instead of the model's own\n"
+    "  --context N            at most N tokens of prompt and answer (default:\n"
+    "                         the model's)\n"
+    "\n"
+    "The socket\n"
+    "  --socket PATH          where to listen; what a dead engine left there\n"
+    "                         is replaced, a living one is not\n"
+    "  --socket-mode MODE     permissions, octal (default: 0660)\n"
+    "  --socket-group GROUP   its group: the one that nginx's workers run in\n"
+    "\n"
+    "Computing\n"
+    "  --ranks N              processes that compute (default: 1)\n"
+    "  --threads N            threads of each (default: all cores)\n"
+    "  --max-running N        sequences in a batch of one rank (default: 64)\n"
+    "  --step-tokens N        rows in a step (default: 512)\n"
+    "  --prefill-chunk N      rows of one prompt in a step (default: 256)\n"
+    "  --kv-memory SIZE       for the KV cache of one rank, as in 800m or 16g\n"
+    "                         (default: from the machine's memory)\n"
+    "  --kv-format FORMAT     f32 or bf16 (default: f32)\n"
+    "  --kernels NAME         plain, avx2 or avx512 (default: the fastest)\n"
+    "\n"
+    "Limits; times are in seconds\n"
+    "  --queue N              requests that may wait; more are answered with\n"
+    "                         503 (default: 1024)\n"
+    "  --drain-timeout S      after SIGTERM, how long running requests may\n"
+    "                         take to finish (default: 30)\n"
+    "  --park-timeout S       a client that takes nothing for so long loses\n"
+    "                         its request (default: 300)\n"
+    "  --rank-timeout S       a rank that has jobs and does not move for so\n"
+    "                         long is started again (default: 300)\n"
+    "  --idle-exit S          leave, with code 3, when no worker has been\n"
+    "                         connected for so long (default: never)\n"
+    "  --log-level LEVEL      error, warn, notice, info, debug (default: "
+    "info)\n"
+    "\n"
+    "Signals: SIGTERM or SIGINT finishes what runs and leaves, a second one\n"
+    "leaves at once; SIGHUP does nothing.\n"
+    "Exit codes: 0 told to stop, 1 error, 2 wrong options, 3 idle.\n"
+    "\n"
+    "Example\n"
+    "  moe-engine serve -m models/demo --socket /run/moe/engine.sock \\\n"
+    "      --socket-group www-data --kv-memory 2g\n";
+
+
+static int
+moe_option_number(const char *name, const char *value, uint32_t min,
+    uint32_t max, uint32_t *n, moe_err_t *err)
+{
+    char           *end;
+    unsigned long   v;
+
+    errno = 0;
+    v = strtoul(value, &end, 10);
+
+    if (errno || end == value || *end || value[0] == '-' || v < min || v > max)
+    {
+        return moe_err(err, "--%s: \"%s\" is not a number from %u to %u",
+                       name, value, min, max);
+    }
+
+    *n = (uint32_t) v;
+
+    return 0;
+}
+
+
+static int
+moe_option_size(const char *name, const char *value, uint64_t *size,
+    moe_err_t *err)
+{
+    int                  shift;
+    char                *end;
+    unsigned long long   v;
+
+    errno = 0;
+    v = strtoull(value, &end, 10);
+
+    switch (*end) {
+    case 'k': case 'K': shift = 10; end++; break;
+    case 'm': case 'M': shift = 20; end++; break;
+    case 'g': case 'G': shift = 30; end++; break;
+    default: shift = 0;
+    }
+
+    if (errno || end == value || *end || value[0] == '-' || v == 0
+        || v > UINT64_MAX >> (shift + 8))
+    {
+        return moe_err(err, "--%s: \"%s\" is not a size such as 800m or 16g",
+                       name, value);
+    }
+
+    *size = (uint64_t) v << shift;
+
+    return 0;
+}
+
+
+static int
+moe_option_choice(const char *name, const char *value,
+    const char *const *choices, int *choice, moe_err_t *err)
+{
+    int  i;
+
+    for (i = 0; choices[i]; i++) {
+        if (strcmp(value, choices[i]) == 0) {
+            *choice = i;
+            return 0;
+        }
+    }
+
+    return moe_err(err, "--%s: \"%s\" is not known here", name, value);
+}
+
+
+static int
+moe_option_name(moe_serve_options_t *o, const char *value, moe_err_t *err)
+{
+    if (o->nnames == MOE_MODELS_MAX) {
+        return moe_err(err, "--model-name: at most %d can be given",
+                       MOE_MODELS_MAX);
+    }
+
+    if (value[0] == '\0' || strlen(value) >= MOE_MODEL_NAME_MAX) {
+        return moe_err(err, "--model-name: 1 to %d characters are needed",
+                       MOE_MODEL_NAME_MAX - 1);
+    }
+
+    o->names[o->nnames++] = value;
+
+    return 0;
+}
+
+
+static int
+moe_option_mode(moe_serve_options_t *o, const char *value, moe_err_t *err)
+{
+    char           *end;
+    unsigned long   v;
+
+    v = strtoul(value, &end, 8);
+
+    if (end == value || *end || v > 0777) {
+        return moe_err(err, "--socket-mode: \"%s\" is not as 0660 is", value);
+    }
+
+    o->mode = (uint32_t) v;
+
+    return 0;
+}
+
+
+static int
+moe_option_set(moe_serve_options_t *o, int c, const char *name,
+    const char *value, moe_err_t *err)
+{
+    static const char *const  formats[] = { "f32", "bf16", NULL };
+    static const char *const  kernels[] = { "plain", "avx2", "avx512", NULL };
+    static const char *const  levels[] = { "error", "warn", "notice", "info",
+                                           "debug", NULL };
+
+    int  rc, i;
+
+    i = 0;
+    rc = 0;
+
+    switch (c) {
+
+    case MOE_OPT_MODEL:
+        o->rank.model_dir = value;
+        break;
+
+    case MOE_OPT_NAME:
+        return moe_option_name(o, value, err);
+
+    case MOE_OPT_SOCKET:
+        o->socket = value;
+        break;
+
+    case MOE_OPT_MODE:
+        return moe_option_mode(o, value, err);
+
+    case MOE_OPT_GROUP:
+        o->group = value;
+        break;
+
+    case MOE_OPT_TEMPLATE:
+        o->template = value;
+        break;
+
+    case MOE_OPT_RANKS:
+        return moe_option_number(name, value, 1, MOE_RANKS_MAX,
+                                 &o->rank.nranks, err);
+
+    case MOE_OPT_THREADS:
+        return moe_option_number(name, value, 1, 4096, &o->rank.threads, err);
+
+    case MOE_OPT_CONTEXT:
+        return moe_option_number(name, value, 1, MOE_MAX_POSITIONS,
+                                 &o->rank.max_context, err);
+
+    case MOE_OPT_RUNNING:
+        return moe_option_number(name, value, 1, MOE_SLOTS / 4,
+                                 &o->rank.max_running, err);
+
+    case MOE_OPT_STEP:
+        return moe_option_number(name, value, 1, 65536, &o->rank.step_tokens,
+                                 err);
+
+    case MOE_OPT_CHUNK:
+        return moe_option_number(name, value, 1, 65536,
+                                 &o->rank.prefill_chunk, err);
+
+    case MOE_OPT_KV:
+        return moe_option_size(name, value, &o->rank.kv_bytes, err);
+
+    case MOE_OPT_KV_FORMAT:
+        rc = moe_option_choice(name, value, formats, &i, err);
+        o->rank.kv_format = i ? MOE_KV_BF16 : MOE_KV_F32;
+        break;
+
+    case MOE_OPT_KERNELS:
+        rc = moe_option_choice(name, value, kernels, &i, err);
+        o->rank.kernels = value;
+        break;
+
+    case MOE_OPT_QUEUE:
+        return moe_option_number(name, value, 1, 1000000, &o->queue, err);
+
+    case MOE_OPT_DRAIN:
+        return moe_option_number(name, value, 0, 86400, &o->drain_s, err);
+
+    case MOE_OPT_PARK:
+        return moe_option_number(name, value, 1, 86400, &o->park_s, err);
+
+    case MOE_OPT_RANK_TIMEOUT:
+        return moe_option_number(name, value, 1, 86400, &o->rank_s, err);
+
+    case MOE_OPT_IDLE:
+        return moe_option_number(name, value, 0, 86400, &o->idle_s, err);
+
+    case MOE_OPT_LOG:
+        rc = moe_option_choice(name, value, levels, &i, err);
+        o->level = (moe_log_level_e) i;
+        break;
+    }
+
+    return rc;
+}
+
+
+/* 1: help was asked for */
+
+static int
+moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
+    moe_err_t *err)
+{
+    int  c, index;
+
+    memset(o, 0, sizeof(moe_serve_options_t));
+
+    o->rank.nranks = 1;
+    o->rank.max_running = 64;
+    o->mode = 0660;
+    o->queue = 1024;
+    o->drain_s = 30;
+    o->park_s = 300;
+    o->rank_s = 300;
+    o->level = MOE_LOG_INFO;
+
+    optind = 1;
+    opterr = 0;
+
+    while ((c = getopt_long(argc, argv, "+:m:h", moe_serve_long, &index))
+           != -1)
+    {
+        if (c == MOE_OPT_HELP) {
+            return 1;
+        }
+
+        if (c == ':') {
+            return moe_err(err, "%s needs a value", argv[optind - 1]);
+        }
+
+        if (c == '?') {
+            return moe_err(err, "%s is no option of serve",
+                           argv[optind - 1]);
+        }
+
+        if (moe_option_set(o, c, c == 'm' ? "model"
+                                          : moe_serve_long[index].name,
+                           optarg, err)
+            == -1)
+        {
+            return -1;
+        }
+    }
+
+    if (optind < argc) {
+        return moe_err(err, "\"%s\" is no option", argv[optind]);
+    }
+
+    if (o->rank.model_dir == NULL) {
+        return moe_err(err, "-m DIR is needed: the model's directory");
+    }
+
+    if (o->socket == NULL) {
+        return moe_err(err, "--socket PATH is needed: where to listen");
+    }
+
+    return 0;
+}
+
+
+int
+moe_serve_main(int argc, char **argv)
+{
+    int                  rc;
+    moe_err_t            err;
+    moe_serve_options_t  o;
+
+    rc = moe_serve_options(&o, argc, argv, &err);
+
+    if (rc == 1) {
+        fputs(moe_serve_help, stdout);
+        return 0;
+    }
+
+    if (rc == -1) {
+        fprintf(stderr, "moe-engine serve: %s; \"moe-engine serve --help\" "
+                "says more\n", err.text);
+        return MOE_EXIT_USAGE;
+    }
+
+    moe_log_init("front", o.level);
+
+    return moe_front_run(&o);
+}
