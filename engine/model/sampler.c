@@ -48,6 +48,7 @@ static void sampler_candidates(moe_sampler_t *s, const moe_sampling_t *p,
     float best);
 static void sampler_top_k(moe_sampler_t *s, uint32_t k);
 static void sampler_top_p(moe_sampler_t *s, double top_p);
+static double sampler_tail(moe_sampler_t *s, double top_p);
 static uint32_t sampler_draw(const moe_sampler_t *s, double u);
 
 
@@ -484,13 +485,7 @@ sampler_top_p(moe_sampler_t *s, double top_p)
     size_t    r;
     uint32_t  i, n, key, known, mask;
 
-    need = 0;
-
-    for (i = 0; i < s->n; i++) {
-        need += s->weights[i];
-    }
-
-    need *= top_p;
+    need = sampler_tail(s, top_p);
     above = 0;
     known = 0;
     mask = 0;
@@ -553,6 +548,40 @@ sampler_top_p(moe_sampler_t *s, double top_p)
     }
 
     s->n = n;
+}
+
+
+/*
+ * Returns the weight that top_p must reach, and drops candidates so light
+ * that all of them together cannot be needed for it; in a large vocabulary
+ * that is nearly all.
+ */
+static double
+sampler_tail(moe_sampler_t *s, double top_p)
+{
+    double    sum, light;
+    uint32_t  i, n;
+
+    sum = 0;
+
+    for (i = 0; i < s->n; i++) {
+        sum += s->weights[i];
+    }
+
+    /* half of what they may weigh, so that rounding does not matter */
+    light = (1 - top_p) * sum / s->n / 2;
+    n = 0;
+
+    /* without a branch, which nothing could foresee */
+    for (i = 0; i < s->n; i++) {
+        s->ids[n] = s->ids[i];
+        s->weights[n] = s->weights[i];
+        n += s->weights[i] > light;
+    }
+
+    s->n = n;
+
+    return top_p * sum;
 }
 
 

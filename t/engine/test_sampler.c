@@ -610,6 +610,26 @@ test_dmath(void **state)
 }
 
 
+/* the same bits from every compiler and machine: FNV-1a over them */
+static void
+test_dmath_bits(void **state)
+{
+    int       i;
+    double    x;
+    uint64_t  u, hash;
+
+    hash = 14695981039346656037u;
+
+    for (i = -20000; i < 20000; i++) {
+        x = moe_dexp(i * 0.0353) + moe_dlog(1 + fabs(i * 0.77));
+        memcpy(&u, &x, sizeof(u));
+        hash = (hash ^ u) * 1099511628211u;
+    }
+
+    assert_int_equal(hash, 0x7a60ad7fa084c3e6u);
+}
+
+
 int
 main(void)
 {
@@ -622,6 +642,7 @@ main(void)
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_philox),
         cmocka_unit_test(test_dmath),
+        cmocka_unit_test(test_dmath_bits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
