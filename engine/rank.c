@@ -1,10 +1,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -55,6 +54,7 @@ typedef struct {
 static int moe_rank_open(moe_rank_t *r, moe_err_t *err);
 static uint64_t moe_rank_kv_bytes(const moe_rank_t *r);
 static int moe_rank_progress(void *ctx, const char *what, uint32_t percent);
+static void moe_rank_decline(moe_rank_t *r, const char *why);
 static int moe_rank_join(moe_rank_t *r, moe_err_t *err);
 static int moe_rank_loop(moe_rank_t *r, moe_err_t *err);
 static int moe_rank_receive(moe_rank_t *r);
@@ -86,17 +86,8 @@ int
 moe_rank_main(const moe_rank_options_t *o, int fd)
 {
     int          rc;
-    char         name[32];
     moe_err_t    err;
     moe_rank_t  *r;
-
-    snprintf(name, sizeof(name), "rank %u", o->rank);
-    moe_log_init(name, MOE_LOG_INFO);
-
-    /* a terminal's ^C is the front's to answer: it may want to drain */
-    signal(SIGINT, SIG_IGN);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGTERM, SIG_DFL);
 
     r = calloc(1, sizeof(moe_rank_t));
     if (r == NULL) {
@@ -116,7 +107,7 @@ moe_rank_main(const moe_rank_options_t *o, int fd)
         moe_err(&err, "the front's socket: %s", strerror(errno));
 
     } else if ((rc = moe_rank_open(r, &err)) != 0) {
-        moe_hello_refuse(fd, 500, err.text);
+        moe_rank_decline(r, err.text);
 
     } else if ((rc = moe_rank_join(r, &err)) == 0) {
         rc = moe_rank_loop(r, &err);
@@ -227,6 +218,22 @@ moe_rank_progress(void *ctx, const char *what, uint32_t percent)
 
     /* nobody is left to load it for */
     return poll(&pfd, 1, 0) > 0;
+}
+
+
+/* a socket closed with something unread would lose what was sent on it */
+static void
+moe_rank_decline(moe_rank_t *r, const char *why)
+{
+    char     buf[1];
+    ssize_t  n;
+
+    if (moe_rank_wait(r, MOE_RANK_PATIENCE) == 0) {
+        n = recv(r->fd, buf, sizeof(buf), MSG_DONTWAIT);
+        (void) n;
+    }
+
+    moe_hello_refuse(r->fd, 500, why);
 }
 
 

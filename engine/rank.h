@@ -76,9 +76,9 @@ typedef struct {
 
 /*
  * Runs a rank until the front hangs up; to be called in a child process that
- * has closed what it inherited and does not need.  fd becomes non-blocking
- * and is closed.  Returns the exit code: 0 after a hang-up, 1 after an error,
- * which the log has.
+ * has closed what it inherited and does not need, and has set up its log and
+ * signals.  fd becomes non-blocking and is closed.  Returns the exit code: 0
+ * after a hang-up, 1 after an error, which the log has.
  */
 int moe_rank_main(const moe_rank_options_t *o, int fd);
 
