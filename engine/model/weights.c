@@ -92,10 +92,13 @@ static int spec_name(walk_t *k, const char *tmpl, int expert);
 static void spec_count(walk_t *k, const spec_t *s, int expert);
 static int spec_bind(walk_t *k, const spec_t *s, moe_tensor_t *t);
 static int spec_bind_scale(walk_t *k, moe_tensor_t *t);
+static const float *scale_data(walk_t *k, const moe_st_tensor_t *f, int rows,
+    int cols);
 static int shape_is(walk_t *k, const moe_st_tensor_t *f, int ndim,
     uint64_t rows, uint64_t cols);
 static const void *tensor_data(walk_t *k, const moe_st_tensor_t *f,
     size_t align);
+static void *tensor_copy(walk_t *k, const moe_st_tensor_t *f, size_t size);
 static float f16_to_f32(uint16_t h);
 static float e4m3_to_f32(uint8_t b);
 
@@ -612,16 +615,43 @@ spec_bind_scale(walk_t *k, moe_tensor_t *t)
         return -1;
     }
 
-    if (f->dtype != MOE_DTYPE_F32) {
-        return moe_err(k->err, "%s: tensor " NAME " at offset %llu: type %s, "
-                       "but scales are F32", f->file, f->name,
+    if (f->dtype == MOE_DTYPE_OTHER || f->dtype == MOE_DTYPE_F8_E4M3) {
+        return moe_err(k->err, "%s: tensor " NAME " at offset %llu: scales "
+                       "of type %s cannot be used", f->file, f->name,
                        (unsigned long long) f->offset, f->dtype_name);
     }
 
     t->scale_cols = (int) cols;
-    t->scale_inv = tensor_data(k, f, sizeof(float));
+    t->scale_inv = scale_data(k, f, (int) rows, (int) cols);
 
     return t->scale_inv != NULL ? 0 : -1;
+}
+
+
+/* float32 where it lies; Qwen's bf16 scales are widened */
+static const float *
+scale_data(walk_t *k, const moe_st_tensor_t *f, int rows, int cols)
+{
+    float         *p;
+    moe_tensor_t   t;
+
+    memset(&t, 0, sizeof(moe_tensor_t));
+    t.dtype = f->dtype;
+    t.rows = rows;
+    t.cols = cols;
+    t.data = tensor_data(k, f, moe_dtype_size(f->dtype));
+
+    if (t.data == NULL || f->dtype == MOE_DTYPE_F32) {
+        return t.data;
+    }
+
+    p = tensor_copy(k, f, (size_t) rows * (size_t) cols * sizeof(float));
+
+    if (p != NULL) {
+        moe_tensor_to_f32(&t, 0, rows, p);
+    }
+
+    return p;
 }
 
 
@@ -663,18 +693,34 @@ shape_is(walk_t *k, const moe_st_tensor_t *f, int ndim, uint64_t rows,
 static const void *
 tensor_data(walk_t *k, const moe_st_tensor_t *f, size_t align)
 {
-    void           *p, **list;
-    moe_weights_t  *w;
+    void  *p;
 
-    w = k->w;
-    w->n_used++;
-    w->bytes += f->size;
+    k->w->n_used++;
+    k->w->bytes += f->size;
 
     if ((uintptr_t) f->data % align == 0) {
         return f->data;
     }
 
-    p = malloc(f->size);
+    p = tensor_copy(k, f, f->size);
+
+    if (p != NULL) {
+        memcpy(p, f->data, f->size);
+    }
+
+    return p;
+}
+
+
+/* memory in a tensor's stead that lives as long as the weights */
+static void *
+tensor_copy(walk_t *k, const moe_st_tensor_t *f, size_t size)
+{
+    void           *p, **list;
+    moe_weights_t  *w;
+
+    w = k->w;
+    p = malloc(size);
     list = realloc(w->copies, (w->n_copies + 1) * sizeof(void *));
 
     if (list != NULL) {
@@ -683,12 +729,11 @@ tensor_data(walk_t *k, const moe_st_tensor_t *f, size_t align)
 
     if (p == NULL || list == NULL) {
         free(p);
-        moe_err(k->err, "%s: tensor " NAME ": no memory for %llu bytes",
-                f->file, f->name, (unsigned long long) f->size);
+        moe_err(k->err, "%s: tensor " NAME ": no memory for %zu bytes",
+                f->file, f->name, size);
         return NULL;
     }
 
-    memcpy(p, f->data, f->size);
     w->copies[w->n_copies++] = p;
 
     return p;

@@ -5,7 +5,8 @@
  * Matrices are as the checkpoints have them: [rows = outputs, cols = inputs],
  * row-major, so y = W x is one dot product a row.  Data points into the
  * mapped files: read-only, never freed alone, aligned to the element's size
- * (a tensor that is not in the file is copied once at load).
+ * (a tensor that is not in the file is copied once at load, as are scales
+ * that are not float32).
  */
 
 #ifndef MOE_WEIGHTS_H
@@ -95,7 +96,7 @@ typedef struct {
 
     /* private, but st may be asked about its files */
     moe_st_t             *st;
-    void                **copies;   /* tensors that lay unaligned */
+    void                **copies;   /* unaligned ones, scales */
     size_t                n_copies;
 } moe_weights_t;
 

@@ -417,6 +417,50 @@ test_wrong_type(void **state)
 }
 
 
+/* the golden's scales are cut to bf16 where they lie in memory */
+static void
+test_bf16_scales(void **state)
+{
+    size_t            i, j, n;
+    float             first;
+    moe_st_t         *st;
+    moe_weights_t    *w;
+    moe_st_tensor_t  *t;
+
+    st = moe_st_open_memory((uint8_t *) file, file_size, "golden", &err);
+    assert_non_null(st);
+    w = moe_weights_bind(st, &cfg, &err);
+    assert_non_null(w);
+    first = w->layers[0].q_a.scale_inv[0];
+
+    for (i = 0; (t = (moe_st_tensor_t *) moe_st_at(st, i)) != NULL; i++) {
+        if (strstr(t->name, "weight_scale_inv") == NULL) {
+            continue;
+        }
+
+        n = t->size / 4;
+
+        for (j = 0; j < n; j++) {
+            memcpy((char *) t->data + 2 * j, t->data + 4 * j + 2, 2);
+        }
+
+        t->dtype = MOE_DTYPE_BF16;
+        t->size = n * 2;
+    }
+
+    w->st = NULL;
+    moe_weights_free(w);
+
+    w = moe_weights_bind(st, &cfg, &err);
+    assert_non_null(w);
+    assert_true(w->n_copies > 0);
+    assert_true(first != 0);
+    assert_float_equal(w->layers[0].q_a.scale_inv[0], first,
+                       fabsf(first) / 128);
+    moe_weights_free(w);
+}
+
+
 static void
 test_unused(void **state)
 {
@@ -502,6 +546,7 @@ main(void)
         on_golden(test_missing_bias),
         on_golden(test_wrong_shape),
         on_golden(test_wrong_type),
+        on_golden(test_bf16_scales),
         on_golden(test_unused),
         on_golden(test_unaligned),
     };
