@@ -24,7 +24,8 @@ UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 
 .PHONY: help engine unit-build unit sanitize clang deps-build deps-demo \
-        deps-test demo demo-stop test clean
+        deps-test demo demo-stop test install \
+        clean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
@@ -83,6 +84,21 @@ demo-stop:
 #: make test          all tests of a quarter of an hour
 test: deps-test
 	@$(MAKE) engine clang unit sanitize
+
+#: make install       engine, module, unit and configuration (DESTDIR, PREFIX)
+PREFIX  ?= /usr/local
+MODULES ?= /usr/share/nginx/modules
+
+install: engine module
+	install -D -m 755 $(BUILD)/moe-engine $(DESTDIR)$(PREFIX)/bin/moe-engine
+	install -D -m 644 $(BUILD)/ngx_http_moe_module.so \
+	    $(DESTDIR)$(MODULES)/ngx_http_moe_module.so
+	install -D -m 644 conf/moe_errors.conf \
+	    $(DESTDIR)/etc/nginx/moe_errors.conf
+	install -D -m 644 conf/nginx.conf \
+	    $(DESTDIR)$(PREFIX)/share/doc/ngx_moe/nginx.conf
+	install -D -m 644 conf/moe-engine@.service \
+	    $(DESTDIR)/etc/systemd/system/moe-engine@.service
 
 #: make clean
 clean:
