@@ -7,13 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kernels/cpu/pool.h"
 
 
 enum {
-    SPIN = 4000          /* pauses: tens of microseconds */
+    SPIN = 500,                 /* pauses: some tens of microseconds */
+    STALL_NS = 50 * 1000,
+    ALONE_MIN_NS = 2 * 1000 * 1000,
+    ALONE_MAX_NS = 128 * 1000 * 1000
 };
 
 
@@ -43,6 +47,9 @@ struct moe_pool_s {
     void                          *ctx;
     uint32_t                       ntasks;
 
+    uint64_t                       alone_until;
+    uint64_t                       alone_ns;
+
     uint32_t                       threads;
     helper_t                      *helpers;   /* threads - 1 */
 };
@@ -52,6 +59,18 @@ static void *helper_main(void *arg);
 static int take_task(moe_pool_t *pool, uint32_t *task);
 static void do_task(moe_pool_t *pool, uint32_t task, uint32_t thread);
 static void wait_done(moe_pool_t *pool);
+static void judge(moe_pool_t *pool, uint64_t begun, uint64_t own);
+
+
+static uint64_t
+now(void)
+{
+    struct timespec  t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+
+    return (uint64_t) t.tv_sec * 1000000000 + (uint64_t) t.tv_nsec;
+}
 
 
 static void
@@ -159,8 +178,11 @@ void
 moe_pool_run(moe_pool_t *pool, uint32_t ntasks, moe_task_pt fn, void *ctx)
 {
     uint32_t  i, run, task, helpers;
+    uint64_t  begun;
 
-    if (pool->threads == 1 || ntasks < 2) {
+    begun = pool->threads > 1 && ntasks > 1 ? now() : 0;
+
+    if (begun <= pool->alone_until) {
         for (i = 0; i < ntasks; i++) {
             fn(ctx, i, 0);
         }
@@ -188,7 +210,37 @@ moe_pool_run(moe_pool_t *pool, uint32_t ntasks, moe_task_pt fn, void *ctx)
         do_task(pool, task, 0);
     }
 
+    judge(pool, begun, now());
+}
+
+
+/*
+ * Waits for the helpers' last tasks.  Where that takes longer than all that
+ * the caller did itself, a helper has lost its processor to somebody else in
+ * the midst of a task; on a machine so busy the caller is faster alone, and
+ * is for a while, longer each time that it happens again.
+ */
+static void
+judge(moe_pool_t *pool, uint64_t begun, uint64_t own)
+{
+    uint64_t  done;
+
     wait_done(pool);
+
+    done = now();
+
+    if (done - own < (own - begun) + STALL_NS) {
+        if (done > pool->alone_until + 4 * pool->alone_ns) {
+            pool->alone_ns = 0;
+        }
+        return;
+    }
+
+    pool->alone_ns = pool->alone_ns * 2;
+    pool->alone_ns = pool->alone_ns < ALONE_MIN_NS ? ALONE_MIN_NS
+                     : pool->alone_ns > ALONE_MAX_NS ? ALONE_MAX_NS
+                     : pool->alone_ns;
+    pool->alone_until = done + pool->alone_ns;
 }
 
 
