@@ -17,7 +17,7 @@ typedef struct {
 } tile_t;
 
 
-/* adds lanes v * VL .. of one block of k to the sums */
+/* adds the lanes that begin at from, every 16 up to to, to the sums */
 INLINE void
 tile_run(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t from,
     size_t to, const float *scale, vf acc[][8])
@@ -51,7 +51,7 @@ tile_run(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t from,
 }
 
 
-/* what is left behind the last whole 16: zeros up to there */
+/* the n < 16 elements from k on, with zeros behind them */
 INLINE void
 tile_tail(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t k,
     size_t n, const float *scale, vf acc[][8])
@@ -86,13 +86,13 @@ tile(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t k,
     vf      acc[ROW_TILE > 4 ? ROW_TILE : 4][8];
     float   lanes[ROW_TILE > 4 ? ROW_TILE : 4][8][MOE_LANES];
     float   scale[8];
-    size_t  from, to, whole, rest;
-    tile_t  part;
+    size_t  from, to, whole, lane;
 
     whole = k / MOE_LANES * MOE_LANES;
-    part = *t;
 
     for (v = 0; v < NV; v++) {
+
+        lane = (size_t) v * VL;
 
         UNROLL
         for (i = 0; i < rt; i++) {
@@ -103,7 +103,7 @@ tile(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t k,
         }
 
         if (type != MOE_W_F8_E4M3) {
-            tile_run(&part, type, rt, nt, 0, whole, NULL, acc);
+            tile_run(t, type, rt, nt, lane, whole, NULL, acc);
 
         } else {
             for (from = 0; from < whole; from = to) {
@@ -113,12 +113,11 @@ tile(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t k,
                     scale[j] = t->scale[j][from / 128];
                 }
 
-                tile_run(&part, type, rt, nt, from, to, scale, acc);
+                tile_run(t, type, rt, nt, from + lane, to, scale, acc);
             }
         }
 
-        if (whole + (size_t) v * VL < k) {
-            rest = k - whole - (size_t) v * VL;
+        if (whole + lane < k) {
 
             if (type == MOE_W_F8_E4M3) {
                 for (j = 0; j < nt; j++) {
@@ -126,22 +125,17 @@ tile(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t k,
                 }
             }
 
-            tile_tail(&part, type, rt, nt, whole, rest < VL ? rest : VL,
-                      scale, acc);
+            tile_tail(t, type, rt, nt, whole + lane,
+                      k - whole - lane < VL ? k - whole - lane : VL, scale,
+                      acc);
         }
 
         UNROLL
         for (i = 0; i < rt; i++) {
             UNROLL
             for (j = 0; j < nt; j++) {
-                vf_store(&lanes[i][j][v * VL], acc[i][j]);
+                vf_store(&lanes[i][j][lane], acc[i][j]);
             }
-
-            part.x[i] += VL;
-        }
-
-        for (j = 0; j < nt; j++) {
-            part.w[j] += VL * type_size(type);
         }
     }
 

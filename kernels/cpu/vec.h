@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#if defined(__F16C__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -108,6 +108,35 @@ f16_to_f32(uint16_t h)
 }
 
 
+/* widening loads; compilers make little of the general form in old releases
+ */
+
+INLINE vu
+load_u16(const uint8_t *p)
+{
+#if defined(__AVX512F__) && VL == 16
+    return (vu) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *) p));
+#elif defined(__AVX2__) && VL == 8
+    return (vu) _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *) p));
+#else
+    return __builtin_convertvector(*(const vh_mem *) p, vu);
+#endif
+}
+
+
+INLINE vu
+load_u8(const uint8_t *p)
+{
+#if defined(__AVX512F__) && VL == 16
+    return (vu) _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *) p));
+#elif defined(__AVX2__) && VL == 8
+    return (vu) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *) p));
+#else
+    return __builtin_convertvector(*(const vb_mem *) p, vu);
+#endif
+}
+
+
 /* VL elements of a stored type as float32; exact */
 INLINE vf
 load_as_f32(moe_wtype_e type, const uint8_t *p)
@@ -117,11 +146,10 @@ load_as_f32(moe_wtype_e type, const uint8_t *p)
     switch (type) {
 
     case MOE_W_BF16:
-        u = __builtin_convertvector(*(const vh_mem *) p, vu);
-        return (vf) (u << 16);
+        return (vf) (load_u16(p) << 16);
 
     case MOE_W_F8_E4M3:
-        u = __builtin_convertvector(*(const vb_mem *) p, vu);
+        u = load_u8(p);
         return (vf) ((vu) ((vf) ((u & 0x7f) << 20) * 0x1p120f)
                      | (u & 0x80) << 24);
 
