@@ -30,7 +30,7 @@ typedef struct moe_template_s  moe_template_t;
 
 /* limits in force where the environment says 0 */
 #define MOE_TEMPLATE_STEPS   (20u * 1000 * 1000)
-#define MOE_TEMPLATE_DEPTH   128
+#define MOE_TEMPLATE_DEPTH   400
 #define MOE_TEMPLATE_OUTPUT  (32u << 20)
 #define MOE_TEMPLATE_MEMORY  (256u << 20)
 
