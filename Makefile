@@ -25,7 +25,7 @@ UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 .PHONY: help engine unit-build unit sanitize clang deps-build deps-demo \
         deps-test demo demo-stop test install \
-        clean
+        tokenizers clean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
@@ -55,7 +55,12 @@ $(BUILD)/t/%: t/engine/%.c $(LIB)
 
 unit-build: $(UNITS)
 
-unit: $(UNITS)
+# the vocabularies that test_tokenizer compares us with the reference on
+
+tokenizers:
+	@tools/tokenizers/fetch.sh
+
+unit: tokenizers $(UNITS)
 	@for t in $(UNITS); do echo "== $$t"; $$t || exit 1; done
 
 #: make sanitize      the unit tests under ASan and UBSan, and under TSan

@@ -32,8 +32,8 @@
 #define MOE_TOK_ADD_BOS    1
 
 /*
- * Added tokens written out in the text ("<|im_start|>") are recognised, special
- * or not.  Without this flag all text is only text.
+ * Added tokens written out in the text ("<|im_start|>") are recognised,
+ * special or not.  Without this flag all text is only text.
  */
 #define MOE_TOK_SPECIAL    2
 
@@ -82,8 +82,8 @@ int moe_tokenizer_encode(const moe_tokenizer_t *t, const char *text,
 void moe_ids_free(moe_ids_t *ids);
 
 /*
- * The bytes that a token stands for (" the", not "Ġthe"), which may be part of
- * a character; an added token's are its text.  They live as long as the
+ * The bytes that a token stands for (" the", not "Ġthe"), which may be part
+ * of a character; an added token's are its text.  They live as long as the
  * tokenizer.  Returns 0, or -1 where no token has this id (models often have
  * more rows than their tokenizer has tokens).  moe_detok_t makes text of them.
  */

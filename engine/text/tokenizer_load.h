@@ -1,0 +1,92 @@
+/*
+ * tokenizer_load: what the files that read tokenizer.json share.
+ *
+ * Every function here returns 0, or -1 with a line that begins with the file's
+ * name and the key at fault.
+ */
+
+#ifndef MOE_TEXT_TOKENIZER_LOAD_H
+#define MOE_TEXT_TOKENIZER_LOAD_H
+
+
+#include <jansson.h>
+
+#include "text/tokenizer_parts.h"
+
+
+#define MOE_TOK_MAX_REPLACES  4
+#define MOE_TOK_MAX_NESTING   8
+
+
+/* a literal replacement in the decoder */
+typedef struct {
+    const char  *from;
+    size_t       from_len;
+    const char  *to;
+    size_t       to_len;
+} moe_tok_replace_t;
+
+
+/* one load; strings belong to the JSON that is being read */
+typedef struct {
+    moe_tokenizer_t    *t;
+    moe_err_t          *err;
+    const char         *file;
+    moe_tok_replace_t   replaces[MOE_TOK_MAX_REPLACES];
+    unsigned            nreplaces;
+    unsigned            has_fuse:1;
+    unsigned            has_strip:1;
+    unsigned            has_template:1;
+} moe_tok_load_t;
+
+
+/*
+ * Builds a tokenizer from parsed files: tokenizer.json, and
+ * tokenizer_config.json and special_tokens_map.json or NULL.
+ */
+moe_tokenizer_t *moe_tokenizer_build(json_t *root, json_t *config,
+    json_t *map, moe_err_t *err);
+
+/* tokenizer.json's "normalizer", "pre_tokenizer", "decoder"; NULL is null */
+int moe_tok_load_normalizer(moe_tok_load_t *l, json_t *step, int depth);
+int moe_tok_load_pretok(moe_tok_load_t *l, json_t *step, int depth);
+int moe_tok_load_decoder(moe_tok_load_t *l, json_t *step, int depth);
+
+/* "post_processor"; to be read when all tokens are there */
+int moe_tok_load_post(moe_tok_load_t *l, json_t *step, int depth);
+
+/* "model"; what the pre-tokenizer is must be known by then */
+int moe_tok_load_model(moe_tok_load_t *l, json_t *model);
+
+/* "added_tokens", behind the model; then the bytes of every token */
+int moe_tok_load_added(moe_tok_load_t *l, json_t *list);
+int moe_tok_load_pieces(moe_tok_load_t *l);
+
+/* An id from JSON; path and name say in the error line whose. */
+int moe_tok_id(moe_tok_load_t *l, json_t *v, const char *path,
+    const char *name, uint32_t *id);
+
+/* Enters a token's text under its id, which both must be new. */
+int moe_tok_name(moe_tok_load_t *l, const char *path, uint32_t id,
+    const char *s, size_t len);
+
+/*
+ * The bytes that a byte-level token's text stands for, never more than len.
+ * Returns 0 where a character stands for none, else 1.
+ */
+int moe_tok_bytes(const char *s, size_t len, char *out, size_t *n);
+
+/* The member of an object; JSON null and what is missing are NULL. */
+json_t *moe_tok_get(json_t *object, const char *key);
+
+/*
+ * A member of a given type.  path names the object in the error line.  What is
+ * missing is the default for booleans, an error for strings.
+ */
+int moe_tok_bool(moe_tok_load_t *l, json_t *object, const char *path,
+    const char *key, int otherwise, int *value);
+int moe_tok_string(moe_tok_load_t *l, json_t *object, const char *path,
+    const char *key, const char **s, size_t *len);
+
+
+#endif /* MOE_TEXT_TOKENIZER_LOAD_H */
