@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bench.h"
 #include "inspect.h"
 #include "main.h"
 
@@ -17,6 +18,8 @@ static const moe_command_t  moe_commands[] = {
       "keep a serve alive; what nginx's moe_engine block starts" },
     { "inspect", moe_inspect_main,
       "say what is in a model directory, and whether it will fit" },
+    { "bench", moe_bench_main,
+      "how fast a model runs here" }
 };
 
 #define MOE_COMMANDS  (sizeof(moe_commands) / sizeof(moe_commands[0]))
