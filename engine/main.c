@@ -4,6 +4,7 @@
 #include "bench.h"
 #include "inspect.h"
 #include "main.h"
+#include "run.h"
 
 
 typedef struct {
@@ -14,8 +15,12 @@ typedef struct {
 
 
 static const moe_command_t  moe_commands[] = {
+    { "serve", moe_serve_main,
+      "serve a model to nginx's workers over a Unix socket" },
     { "supervise", moe_supervise_main,
       "keep a serve alive; what nginx's moe_engine block starts" },
+    { "run", moe_run_main,
+      "answer one prompt in the terminal" },
     { "inspect", moe_inspect_main,
       "say what is in a model directory, and whether it will fit" },
     { "bench", moe_bench_main,
