@@ -22,7 +22,7 @@
 int moe_serve_main(int argc, char **argv);
 int moe_supervise_main(int argc, char **argv);
 
-/* and moe_inspect_main() in inspect.h */
+/* the others have headers of their own */
 
 
 #endif /* MOE_MAIN_H */

@@ -30,14 +30,20 @@ static void
 moe_proc_child(moe_proc_t *p, int fd)
 {
     int           i;
-    char          name[32];
     uint32_t      k;
     sigset_t      set;
     moe_front_t  *f;
 
+    static char   name[16];
+
     f = p->front;
 
-    /* it ends when the front hangs up, whoever else is signalled */
+    snprintf(name, sizeof(name), "rank %u", p->index);
+    moe_log_init(name, f->options->level);
+    prctl(PR_SET_NAME, name);
+
+    /* a terminal's ^C and a service manager's SIGTERM to all processes are
+     * the front's to answer: it drains, and hangs up */
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGINT, SIG_IGN);
@@ -68,11 +74,6 @@ moe_proc_child(moe_proc_t *p, int fd)
     if (fd == -1 || close_range(i + 1, ~0u, 0) == -1) {
         _exit(MOE_EXIT_ERROR);
     }
-
-    snprintf(name, sizeof(name), "rank-%u", p->index);
-    moe_log_init(strdup(name), f->options->level);
-
-    prctl(PR_SET_NAME, name);
 
     _exit(moe_rank_main(&p->options, fd));
 }
@@ -361,7 +362,8 @@ moe_proc_hello(moe_proc_t *p)
     }
 
     if (rc != MOE_JOBQ_OK) {
-        moe_proc_died(p, p->lane.why);
+        moe_proc_died(p, hello.status != 200 && hello.text[0] ? hello.text
+                                                              : p->lane.why);
         return;
     }
 
