@@ -598,7 +598,10 @@ test_credit(void **unused)
     moe_job_t    job;
     moe_stats_t  s;
 
+    /* more tokens than the front and its rank keep for a slow client */
     job_text(&job, PROMPT);
+    job.flags = MOE_JOB_IGNORE_EOS;
+    job.max_tokens = 1100;
     whole = worker_ask(&w, &job, &a);
 
     job.credit = 100;
