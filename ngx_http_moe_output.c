@@ -1,0 +1,376 @@
+
+/*
+ * Copyright (C) the ngx_moe authors
+ */
+
+
+/*
+ * What the client gets.  A stream has one buffer: what was rendered of its
+ * events since the last one is sent as a whole, and until it is gone nothing
+ * more is rendered, so that a slow client gets fewer and larger frames.
+ */
+
+
+#include "ngx_http_moe.h"
+
+
+#define NGX_HTTP_MOE_OUT_KEEP  4096
+
+
+static void ngx_http_moe_output_whole(ngx_http_moe_ctx_t *ctx);
+static ngx_int_t ngx_http_moe_output_header(ngx_http_moe_ctx_t *ctx);
+static ngx_int_t ngx_http_moe_output_render(ngx_http_moe_ctx_t *ctx,
+    ngx_uint_t *last);
+static void ngx_http_moe_output_send(ngx_http_moe_ctx_t *ctx,
+    ngx_uint_t last);
+static ngx_int_t ngx_http_moe_output_sent(ngx_http_moe_ctx_t *ctx,
+    ngx_int_t rc);
+static void ngx_http_moe_output_failed(ngx_http_moe_ctx_t *ctx);
+
+
+void
+ngx_http_moe_output(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_uint_t  last;
+
+    if (ctx->background || ctx->discard) {
+
+        if (ctx->state == NGX_HTTP_MOE_ENDED) {
+            ctx->request->headers_out.status = NGX_HTTP_OK;
+            ngx_http_moe_stream_finalize(ctx, ctx->background ? NGX_OK
+                                                              : NGX_ERROR);
+        }
+
+        return;
+    }
+
+    if (!ctx->api.stream) {
+        ngx_http_moe_output_whole(ctx);
+        return;
+    }
+
+    if (!ctx->header_sent) {
+
+        if (ngx_http_moe_output_header(ctx) != NGX_OK) {
+            return;
+        }
+    }
+
+    if (ctx->busy || ctx->closing) {
+        return;
+    }
+
+    ctx->out.len = 0;
+
+    if (ngx_http_moe_output_render(ctx, &last) != NGX_OK) {
+        ngx_http_moe_output_failed(ctx);
+        return;
+    }
+
+    if (ctx->out.len || last) {
+        ngx_http_moe_output_send(ctx, last);
+    }
+}
+
+
+/* one JSON object, when all is known */
+
+static void
+ngx_http_moe_output_whole(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_int_t             rc;
+    ngx_http_request_t   *r;
+    ngx_http_moe_out_t    out;
+
+    if (ctx->state != NGX_HTTP_MOE_ENDED) {
+        return;
+    }
+
+    r = ctx->request;
+    ngx_memzero(&out, sizeof(ngx_http_moe_out_t));
+
+    if (ngx_http_moe_api_finish(&ctx->api, &ctx->end, ctx->context, &out)
+        != NGX_OK)
+    {
+        ngx_http_moe_out_free(&out);
+        ngx_http_moe_stream_finalize(ctx, NGX_HTTP_INTERNAL_SERVER_ERROR);
+        return;
+    }
+
+    rc = ngx_http_moe_send_reply(r, NGX_HTTP_OK, "application/json", &out);
+
+    ngx_http_moe_stream_finalize(ctx, rc);
+}
+
+
+static ngx_int_t
+ngx_http_moe_output_header(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_int_t  rc;
+
+    ctx->header_sent = 1;
+    ctx->sent = ngx_current_msec;
+
+    rc = ngx_http_moe_send_sse_header(ctx->request);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || ctx->request->header_only) {
+        ngx_http_moe_output_failed(ctx);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_moe_output_render(ngx_http_moe_ctx_t *ctx, ngx_uint_t *last)
+{
+    *last = 0;
+
+    if (ctx->state != NGX_HTTP_MOE_ENDED) {
+        return ngx_http_moe_api_flush(&ctx->api, &ctx->out);
+    }
+
+    *last = 1;
+
+    if (ctx->error == NULL) {
+        return ngx_http_moe_api_finish(&ctx->api, &ctx->end, ctx->context,
+                                       &ctx->out);
+    }
+
+    /* what was made before the failure, and then that it failed */
+
+    ctx->closing = 1;
+
+    if (ngx_http_moe_api_flush(&ctx->api, &ctx->out) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_moe_api_error_frame(ctx->error, &ctx->out);
+}
+
+
+void
+ngx_http_moe_output_comment(ngx_http_moe_ctx_t *ctx)
+{
+    if (!ctx->header_sent || ctx->busy || ctx->background || ctx->discard) {
+        return;
+    }
+
+    ctx->out.len = 0;
+
+    if (ngx_http_moe_out_add(&ctx->out, ": keep-alive\n\n",
+                             sizeof(": keep-alive\n\n") - 1)
+        != NGX_OK)
+    {
+        ngx_http_moe_output_failed(ctx);
+        return;
+    }
+
+    ngx_http_moe_output_send(ctx, 0);
+}
+
+
+static void
+ngx_http_moe_output_send(ngx_http_moe_ctx_t *ctx, ngx_uint_t last)
+{
+    ngx_int_t            rc;
+    ngx_buf_t           *b;
+    ngx_chain_t          cl;
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+    b = &ctx->buf;
+
+    ngx_memzero(b, sizeof(ngx_buf_t));
+
+    b->start = ctx->out.data;
+    b->pos = ctx->out.data;
+    b->last = ctx->out.data + ctx->out.len;
+    b->end = b->last;
+    b->memory = (ctx->out.len != 0);
+    b->tag = (ngx_buf_tag_t) &ngx_http_moe_module;
+    b->flush = 1;
+
+    if (last && !ctx->closing) {
+        b->last_buf = 1;
+        b->last_in_chain = 1;
+    }
+
+    cl.buf = b;
+    cl.next = NULL;
+
+    ctx->flying += ctx->owed;
+    ctx->owed = 0;
+    ctx->busy = 1;
+    ctx->sent = ngx_current_msec;
+
+    rc = ngx_http_output_filter(r, &cl);
+
+    if (last && !ctx->closing && rc != NGX_ERROR) {
+
+        /* the rest is nginx's own to write */
+
+        ngx_http_moe_stream_finalize(ctx, rc);
+        return;
+    }
+
+    (void) ngx_http_moe_output_sent(ctx, rc);
+}
+
+
+/*
+ * After a call of the filters: is the buffer gone, is there to wait?  NGX_DONE
+ * where the request was ended.
+ */
+
+static ngx_int_t
+ngx_http_moe_output_sent(ngx_http_moe_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_event_t               *wev;
+    ngx_connection_t          *c;
+    ngx_http_request_t        *r;
+    ngx_http_moe_loc_conf_t   *mlcf;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    if (rc == NGX_ERROR) {
+        ngx_http_moe_output_failed(ctx);
+        return NGX_DONE;
+    }
+
+    r = ctx->request;
+    c = r->connection;
+    wev = c->write;
+
+    if (ctx->buf.pos == ctx->buf.last) {
+        ctx->busy = 0;
+        ngx_http_moe_output_credit(ctx);
+
+        if (ctx->closing) {
+            ngx_http_moe_stream_finalize(ctx, NGX_ERROR);
+            return NGX_DONE;
+        }
+    }
+
+    if (!ctx->busy && !r->buffered && !c->buffered) {
+
+        if (wev->timer_set && !wev->delayed) {
+            ngx_del_timer(wev);
+        }
+
+        return NGX_OK;
+    }
+
+    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    if (!wev->delayed) {
+        ngx_add_timer(wev, mlcf->send_timeout);
+    }
+
+    if (ngx_handle_write_event(wev, clcf->send_lowat) != NGX_OK) {
+        ngx_http_moe_stream_finalize(ctx, NGX_ERROR);
+        return NGX_DONE;
+    }
+
+    return NGX_OK;
+}
+
+
+/* the buffer has gone to the client: the engine may send as much again */
+
+void
+ngx_http_moe_output_credit(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+
+    ngx_http_moe_lane_credit(&ctx->job, ctx->flying,
+                             ctx->is_parked ? 1 : mlcf->buffer_size / 4);
+
+    if (ctx->is_parked) {
+        ctx->is_parked = 0;
+        ctx->last = ngx_current_msec;
+    }
+
+    ctx->flying = 0;
+
+    if (ctx->out.size > NGX_HTTP_MOE_OUT_KEEP) {
+        ngx_http_moe_out_free(&ctx->out);
+    }
+}
+
+
+/* nothing more can be written; the job may go on where it should */
+
+static void
+ngx_http_moe_output_failed(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+
+    if (!mlcf->ignore_client_abort || !ctx->job.live) {
+        ngx_http_moe_stream_finalize(ctx, NGX_ERROR);
+        return;
+    }
+
+    ctx->discard = 1;
+    ctx->request->write_event_handler = ngx_http_request_empty_handler;
+
+    ngx_http_moe_lane_credit(&ctx->job, ctx->owed + ctx->flying, 1);
+
+    ctx->owed = 0;
+    ctx->flying = 0;
+    ctx->is_parked = 0;
+}
+
+
+/* the client's socket can be written to again */
+
+void
+ngx_http_moe_output_handler(ngx_http_request_t *r)
+{
+    ngx_int_t                  rc;
+    ngx_event_t               *wev;
+    ngx_connection_t          *c;
+    ngx_http_moe_ctx_t        *ctx;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    c = r->connection;
+    wev = c->write;
+    ctx = ngx_http_moe_get_ctx(r);
+
+    if (wev->timedout) {
+        ngx_log_error(NGX_LOG_INFO, c->log, NGX_ETIMEDOUT,
+                      "client timed out");
+        c->timedout = 1;
+        ngx_http_moe_stream_finalize(ctx, NGX_HTTP_REQUEST_TIME_OUT);
+        return;
+    }
+
+    if (wev->delayed) {
+        clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+        if (ngx_handle_write_event(wev, clcf->send_lowat) != NGX_OK) {
+            ngx_http_moe_stream_finalize(ctx, NGX_ERROR);
+        }
+
+        return;
+    }
+
+    if (!ctx->header_sent || ctx->aborted) {
+        return;
+    }
+
+    if (ctx->busy || r->buffered || c->buffered) {
+        rc = ngx_http_output_filter(r, NULL);
+
+        if (ngx_http_moe_output_sent(ctx, rc) != NGX_OK) {
+            return;
+        }
+    }
+
+    ngx_http_moe_output(ctx);
+}

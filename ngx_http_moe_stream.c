@@ -1,0 +1,1165 @@
+
+/*
+ * Copyright (C) the ngx_moe authors
+ */
+
+
+/*
+ * The life of one job: an engine is chosen, the job waits in its queue,
+ * starts, makes tokens, ends.
+ *
+ * A job that was accepted is always waited for, for a second at most, before
+ * its request may go: then its counts are exact.  Where nginx ends a request
+ * itself (the client has gone), r->main->blocked keeps the request, as it
+ * does for file aio; where we end it, we wait first.
+ */
+
+
+#include "ngx_http_moe.h"
+
+
+#include <openssl/evp.h>
+
+
+static ngx_int_t ngx_http_moe_stream_job(ngx_http_moe_ctx_t *ctx);
+static ngx_int_t ngx_http_moe_stream_key(ngx_http_request_t *r,
+    uint8_t *key);
+static ngx_int_t ngx_http_moe_stream_watch(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_connect(ngx_http_moe_ctx_t *ctx);
+static ngx_int_t ngx_http_moe_stream_submit(ngx_http_moe_ctx_t *ctx,
+    ngx_http_moe_lane_t *lane);
+static ngx_uint_t ngx_http_moe_stream_serves(ngx_http_moe_ctx_t *ctx,
+    ngx_http_moe_lane_t *lane);
+static ngx_int_t ngx_http_moe_stream_next(ngx_http_moe_ctx_t *ctx,
+    ngx_uint_t ft, ngx_uint_t status);
+static ngx_int_t ngx_http_moe_stream_retry(ngx_http_moe_ctx_t *ctx,
+    ngx_uint_t ft, ngx_uint_t status);
+static ngx_int_t ngx_http_moe_stream_event(ngx_http_moe_job_t *job,
+    moe_frame_t *f, void *payload, const char **why);
+static void ngx_http_moe_stream_unstarted(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_started(ngx_http_moe_ctx_t *ctx,
+    moe_started_t *started);
+static ngx_int_t ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx,
+    moe_delta_t *delta, size_t size, const char **why);
+static ngx_int_t ngx_http_moe_stream_end(ngx_http_moe_ctx_t *ctx,
+    moe_end_t *end);
+static void ngx_http_moe_stream_down(ngx_http_moe_job_t *job,
+    const char *why);
+static void ngx_http_moe_stream_wakeup(ngx_http_moe_job_t *job);
+static void ngx_http_moe_stream_process(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_ended(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_release(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_account(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_cancel(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_timer(ngx_event_t *ev);
+static void ngx_http_moe_stream_deadline(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_cleanup(void *data);
+
+
+ngx_http_moe_job_ops_t  ngx_http_moe_stream_ops = {
+    ngx_http_moe_stream_down,
+    ngx_http_moe_stream_event,
+    ngx_http_moe_stream_wakeup
+};
+
+
+void
+ngx_http_moe_stream_start(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_int_t            rc;
+    ngx_http_cleanup_t  *cln;
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+
+    ngx_http_moe_count(requests, 1);
+    ngx_http_moe_count(active, 1);
+    ctx->counted = 1;
+
+    ctx->begin = ngx_current_msec;
+    ctx->job.ops = &ngx_http_moe_stream_ops;
+
+    ctx->timer.handler = ngx_http_moe_stream_timer;
+    ctx->timer.data = ctx;
+    ctx->timer.log = r->connection->log;
+
+    cln = ngx_http_cleanup_add(r, 0);
+    if (cln == NULL) {
+        ngx_http_moe_stream_fail(ctx, NULL);
+        return;
+    }
+
+    cln->handler = ngx_http_moe_stream_cleanup;
+    cln->data = ctx;
+
+    ctx->state = NGX_HTTP_MOE_CONNECTING;
+
+    if (ngx_http_moe_stream_job(ctx) != NGX_OK
+        || ngx_http_moe_stream_watch(ctx) != NGX_OK)
+    {
+        ngx_http_moe_stream_fail(ctx, NULL);
+        return;
+    }
+
+    rc = ngx_http_moe_peer_init(ctx);
+
+    if (rc != NGX_OK) {
+        ngx_http_moe_stream_fail(ctx, rc == NGX_ERROR ? NULL
+                   : ngx_http_moe_error(r, NGX_HTTP_BAD_GATEWAY,
+                                        "no_engine",
+                                        "No engine serves this request."));
+        return;
+    }
+
+    ngx_http_moe_stream_connect(ctx);
+}
+
+
+/* what the dialect does not know of the job; from here on it is a record */
+
+static ngx_int_t
+ngx_http_moe_stream_job(ngx_http_moe_ctx_t *ctx)
+{
+    moe_job_t                *job;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+
+    job = ctx->api.job;
+    job->credit = mlcf->buffer_size;
+    job->timeout_ms = mlcf->queue_timeout;
+
+    if (ngx_http_moe_stream_key(ctx->request, job->key) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    ctx->model.len = job->model.len;
+    ctx->model.data = (u_char *) job->model.data;
+
+    return ngx_http_moe_api_encode(&ctx->api, &ctx->record);
+}
+
+
+/* whom the job counts for: the client's address, as a hash */
+
+static ngx_int_t
+ngx_http_moe_stream_key(ngx_http_request_t *r, uint8_t *key)
+{
+    size_t               len;
+    void                *addr;
+    struct sockaddr     *sa;
+#if (NGX_HAVE_INET6)
+    struct sockaddr_in6  *sin6;
+#endif
+
+    sa = r->connection->sockaddr;
+
+    switch (sa->sa_family) {
+
+#if (NGX_HAVE_INET6)
+    case AF_INET6:
+        sin6 = (struct sockaddr_in6 *) sa;
+        addr = &sin6->sin6_addr;
+        len = sizeof(struct in6_addr);
+        break;
+#endif
+
+    case AF_INET:
+        addr = &((struct sockaddr_in *) sa)->sin_addr;
+        len = sizeof(in_addr_t);
+        break;
+
+    default:
+        addr = r->connection->addr_text.data;
+        len = r->connection->addr_text.len;
+    }
+
+    if (EVP_Digest(addr, len, key, NULL, EVP_sha256(), NULL) != 1) {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * The client's going is watched; a close that came with the request leaves
+ * no event behind under edge-triggered polling, so that one is posted.
+ */
+
+static ngx_int_t
+ngx_http_moe_stream_watch(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_event_t              *rev;
+    ngx_http_request_t       *r;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    r = ctx->request;
+
+    if (ctx->background) {
+        r->write_event_handler = ngx_http_request_empty_handler;
+        return NGX_OK;
+    }
+
+    r->write_event_handler = ngx_http_moe_output_handler;
+
+    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+
+    if (mlcf->ignore_client_abort || r->post_action) {
+        r->read_event_handler = ngx_http_block_reading;
+        return NGX_OK;
+    }
+
+    r->read_event_handler = ngx_http_test_reading;
+
+    rev = r->connection->read;
+
+    if (rev->ready) {
+        ngx_post_event(rev, &ngx_posted_events);
+        return NGX_OK;
+    }
+
+    return ngx_handle_read_event(rev, 0);
+}
+
+
+/* the choice of an engine, until one has the job or none is left */
+
+static void
+ngx_http_moe_stream_connect(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_int_t                 rc;
+    ngx_peer_connection_t    *pc;
+    ngx_http_moe_lane_t      *lane;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+
+    do {
+        ctx->state = NGX_HTTP_MOE_CONNECTING;
+
+        rc = ngx_http_moe_peer_get(ctx);
+
+        if (rc != NGX_OK) {
+            ngx_http_moe_stream_fail(ctx, rc == NGX_ERROR ? NULL
+                  : ngx_http_moe_error(ctx->request, NGX_HTTP_BAD_GATEWAY,
+                                       "no_engine",
+                                       "No engine is available now."));
+            return;
+        }
+
+        pc = &ctx->upstream->peer;
+
+        lane = ngx_http_moe_lane_get(pc->sockaddr, pc->socklen, pc->name,
+                                     mlcf->connect_timeout);
+        if (lane == NULL) {
+            ngx_http_moe_stream_fail(ctx, NULL);
+            return;
+        }
+
+        rc = ngx_http_moe_lane_attach(lane, &ctx->job);
+
+        if (rc == NGX_AGAIN) {
+            ngx_add_timer(&ctx->timer, mlcf->connect_timeout);
+            return;
+        }
+
+        if (rc == NGX_OK) {
+            rc = ngx_http_moe_stream_submit(ctx, lane);
+
+        } else {
+            rc = ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_ERROR,
+                                          NGX_HTTP_BAD_GATEWAY);
+        }
+
+    } while (rc == NGX_AGAIN);
+}
+
+
+/* NGX_AGAIN: try the next engine; otherwise it is decided */
+
+static ngx_int_t
+ngx_http_moe_stream_submit(ngx_http_moe_ctx_t *ctx,
+    ngx_http_moe_lane_t *lane)
+{
+    ngx_int_t                 rc;
+    ngx_http_request_t       *r;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    r = ctx->request;
+
+    if (!ngx_http_moe_stream_serves(ctx, lane)) {
+        ngx_http_moe_stream_fail(ctx,
+                   ngx_http_moe_error(r, NGX_HTTP_NOT_FOUND,
+                                      "model_not_found",
+                                      "The model does not exist."));
+        return NGX_DONE;
+    }
+
+    rc = ngx_http_moe_lane_submit(lane, &ctx->job, ctx->record.data,
+                                  ctx->record.len);
+
+    switch (rc) {
+
+    case NGX_OK:
+        break;
+
+    case NGX_BUSY:
+        return ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_OVERLOADED,
+                                        NGX_HTTP_SERVICE_UNAVAILABLE);
+
+    case NGX_DECLINED:
+        ngx_http_moe_stream_fail(ctx,
+                   ngx_http_moe_error(r, NGX_HTTP_REQUEST_ENTITY_TOO_LARGE,
+                                      "request_too_large",
+                                      "The request is too large for the "
+                                      "engine's queue."));
+        return NGX_DONE;
+
+    default:
+        return ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_ERROR,
+                                        NGX_HTTP_BAD_GATEWAY);
+    }
+
+    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+
+    ctx->state = NGX_HTTP_MOE_QUEUED;
+    ctx->submitted = ngx_current_msec;
+    ctx->upstream->state->connect_time = ngx_current_msec
+                                         - ctx->upstream->start_time;
+
+    if (!ctx->blocked) {
+        ctx->blocked = 1;
+        r->main->blocked++;
+    }
+
+    ngx_add_timer(&ctx->timer, mlcf->queue_timeout);
+
+    return NGX_OK;
+}
+
+
+/* the engine's names are in its hello; an alias was resolved by the dialect */
+
+static ngx_uint_t
+ngx_http_moe_stream_serves(ngx_http_moe_ctx_t *ctx, ngx_http_moe_lane_t *lane)
+{
+    uint32_t     i;
+    const char  *name;
+
+    if (ctx->model.len == 0) {
+        ctx->context = lane->hello.models[0].context;
+        return 1;
+    }
+
+    for (i = 0; i < lane->hello.nmodels; i++) {
+        name = lane->hello.models[i].name;
+
+        if (ngx_strlen(name) == ctx->model.len
+            && ngx_memcmp(name, ctx->model.data, ctx->model.len) == 0)
+        {
+            ctx->context = lane->hello.models[i].context;
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* before any byte to the client: NGX_AGAIN, or the request has failed */
+
+static ngx_int_t
+ngx_http_moe_stream_next(ngx_http_moe_ctx_t *ctx, ngx_uint_t ft,
+    ngx_uint_t status)
+{
+    ngx_http_moe_error_t  *err;
+
+    if (ngx_http_moe_stream_retry(ctx, ft, status) == NGX_OK) {
+        return NGX_AGAIN;
+    }
+
+    switch (status) {
+
+    case NGX_HTTP_SERVICE_UNAVAILABLE:
+        err = ngx_http_moe_error(ctx->request, status, "overloaded",
+                                 "The engine has no room for this request "
+                                 "now.");
+        if (err) {
+            err->retry_after = 1;
+        }
+
+        break;
+
+    case NGX_HTTP_GATEWAY_TIME_OUT:
+        err = ngx_http_moe_error(ctx->request, status, "engine_timeout",
+                                 "The engine did not answer in time.");
+        break;
+
+    default:
+        err = ngx_http_moe_error(ctx->request, status, "engine_unavailable",
+                                 "The engine is not available.");
+    }
+
+    ngx_http_moe_stream_fail(ctx, err);
+
+    return NGX_DONE;
+}
+
+
+/* gives the peer back; NGX_OK where another one may be asked */
+
+static ngx_int_t
+ngx_http_moe_stream_retry(ngx_http_moe_ctx_t *ctx, ngx_uint_t ft,
+    ngx_uint_t status)
+{
+    ngx_msec_t                timeout;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    if (ctx->timer.timer_set) {
+        ngx_del_timer(&ctx->timer);
+    }
+
+    ngx_http_moe_peer_free(ctx, ft == NGX_HTTP_MOE_FT_OVERLOADED
+                                ? NGX_PEER_NEXT : NGX_PEER_FAILED, status);
+
+    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+    timeout = mlcf->next_upstream_timeout;
+
+    if (!(mlcf->next_upstream & ft)
+        || ctx->upstream->peer.tries == 0
+        || (timeout && ngx_current_msec - ctx->begin >= timeout))
+    {
+        return NGX_DECLINED;
+    }
+
+    ngx_http_moe_count(retries, 1);
+
+    return NGX_OK;
+}
+
+
+/*
+ * Events.  They are only taken in here; the rest is done at the wake-up.
+ */
+
+static ngx_int_t
+ngx_http_moe_stream_event(ngx_http_moe_job_t *job, moe_frame_t *f,
+    void *payload, const char **why)
+{
+    int                  rc;
+    size_t               len;
+    moe_end_t            end;
+    moe_delta_t          delta;
+    moe_started_t        started;
+    ngx_http_moe_ctx_t  *ctx;
+
+    ctx = (ngx_http_moe_ctx_t *)
+              ((u_char *) job - offsetof(ngx_http_moe_ctx_t, job));
+
+    len = f->size - sizeof(moe_frame_t);
+
+    switch (f->type) {
+
+    case MOE_FRAME_STARTED:
+        rc = moe_started_read(&started, payload, len, why);
+
+        if (rc == MOE_JOBQ_OK && ctx->state == NGX_HTTP_MOE_QUEUED) {
+            ngx_http_moe_stream_started(ctx, &started);
+            return NGX_OK;
+        }
+
+        *why = rc == MOE_JOBQ_OK ? "STARTED came twice" : *why;
+        return NGX_DECLINED;
+
+    case MOE_FRAME_DELTA:
+        rc = moe_delta_read(&delta, payload, len, why);
+
+        ngx_http_moe_stream_unstarted(ctx);
+
+        if (rc == MOE_JOBQ_OK && ctx->state == NGX_HTTP_MOE_STARTED) {
+            return ngx_http_moe_stream_delta(ctx, &delta, f->size, why);
+        }
+
+        *why = rc == MOE_JOBQ_OK ? "DELTA came before STARTED" : *why;
+        return NGX_DECLINED;
+
+    default: /* MOE_FRAME_END */
+        if (moe_end_read(&end, payload, len, why) != MOE_JOBQ_OK) {
+            return NGX_DECLINED;
+        }
+
+        if (end.status == NGX_HTTP_OK) {
+            ngx_http_moe_stream_unstarted(ctx);
+        }
+
+        if (end.status == NGX_HTTP_OK && ctx->state != NGX_HTTP_MOE_STARTED)
+        {
+            *why = "END came before STARTED";
+            return NGX_DECLINED;
+        }
+
+        return ngx_http_moe_stream_end(ctx, &end);
+    }
+}
+
+
+/* tokens are counted without a prefill, so that nothing starts */
+
+static void
+ngx_http_moe_stream_unstarted(ngx_http_moe_ctx_t *ctx)
+{
+    moe_started_t  started;
+
+    if (ctx->state == NGX_HTTP_MOE_QUEUED
+        && (ctx->api.endpoint == NGX_HTTP_MOE_API_TOKENIZE
+            || ctx->api.endpoint == NGX_HTTP_MOE_API_DETOKENIZE))
+    {
+        ngx_memzero(&started, sizeof(moe_started_t));
+        ngx_http_moe_stream_started(ctx, &started);
+    }
+}
+
+
+static void
+ngx_http_moe_stream_started(ngx_http_moe_ctx_t *ctx, moe_started_t *started)
+{
+    ngx_str_t             name;
+    ngx_http_moe_lane_t  *lane;
+
+    lane = ctx->job.lane;
+
+    ctx->state = NGX_HTTP_MOE_STARTED;
+    ctx->started = ngx_current_msec;
+    ctx->sent = ngx_current_msec;
+    ctx->prompt_tokens = started->prompt_tokens;
+    ctx->cached_tokens = started->cached_tokens;
+
+    /* no other engine will be asked */
+
+    ngx_free(ctx->record.data);
+    ctx->record.data = NULL;
+
+    name.data = (u_char *) lane->hello.models[0].name;
+    name.len = ngx_strlen(name.data);
+
+    if (ngx_http_moe_api_started(&ctx->api, &name, lane->hello.fingerprint,
+                                 started)
+        != NGX_OK)
+    {
+        ctx->nomem = 1;
+    }
+}
+
+
+static ngx_int_t
+ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx, moe_delta_t *delta,
+    size_t size, const char **why)
+{
+    ngx_int_t                 rc;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+
+    ctx->response += size;
+
+    if (delta->total_tokens > ctx->completion_tokens) {
+
+        if (!ctx->has_first) {
+            ctx->has_first = 1;
+            ctx->first = ngx_current_msec;
+            ngx_http_moe_observe(ttft, ngx_current_msec - ctx->begin);
+
+        } else {
+            ngx_http_moe_observe(itl, ngx_current_msec - ctx->last);
+        }
+
+        ngx_http_moe_count(completion_tokens,
+                           delta->total_tokens - ctx->completion_tokens);
+
+        ctx->completion_tokens = delta->total_tokens;
+    }
+
+    ctx->last = ngx_current_msec;
+
+    if (delta->finish) {
+        ctx->finish = delta->finish;
+    }
+
+    if (ctx->cancelling || ctx->aborted || ctx->discard || ctx->nomem) {
+        ngx_http_moe_lane_credit(&ctx->job, size, mlcf->buffer_size / 4);
+        return NGX_OK;
+    }
+
+    rc = ngx_http_moe_api_delta(&ctx->api, delta);
+
+    if (rc == NGX_DECLINED) {
+        *why = "DELTA is not possible for its job";
+        return NGX_DECLINED;
+    }
+
+    if (rc == NGX_ERROR) {
+        ctx->nomem = 1;
+    }
+
+    if (!ctx->api.stream) {
+        ngx_http_moe_lane_credit(&ctx->job, size, mlcf->buffer_size / 4);
+        return NGX_OK;
+    }
+
+    ctx->owed += size;
+
+    if (ctx->owed + ctx->flying > mlcf->buffer_size + MOE_EVENT_MAX) {
+        *why = "DELTA beyond the stream's credit";
+        return NGX_DECLINED;
+    }
+
+    if (ctx->owed + ctx->flying >= mlcf->buffer_size && !ctx->is_parked) {
+        ctx->is_parked = 1;
+        ctx->parked = ngx_current_msec;
+        ctx->armed = 0;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_moe_stream_end(ngx_http_moe_ctx_t *ctx, moe_end_t *end)
+{
+    uint32_t              more;
+    ngx_http_request_t   *r;
+
+    r = ctx->request;
+
+    ctx->state = NGX_HTTP_MOE_ENDED;
+
+    if (end->prompt_tokens) {
+        ctx->prompt_tokens = end->prompt_tokens;
+        ctx->cached_tokens = end->cached_tokens;
+    }
+
+    if (end->completion_tokens > ctx->completion_tokens) {
+        more = end->completion_tokens - ctx->completion_tokens;
+        ngx_http_moe_count(completion_tokens, more);
+        ctx->completion_tokens = end->completion_tokens;
+    }
+
+    if (end->status == 499) {
+        ctx->finish = MOE_FINISH_CANCELLED;
+
+    } else if (end->status != NGX_HTTP_OK) {
+        ctx->finish = MOE_FINISH_ERROR;
+
+        if (ctx->error == NULL) {
+            ctx->error = ngx_pcalloc(r->pool, sizeof(ngx_http_moe_error_t));
+
+            if (ctx->error
+                && ngx_http_moe_api_end_error(r->pool, end, ctx->error)
+                   != NGX_OK)
+            {
+                ctx->error = NULL;
+            }
+
+            ctx->engines = 1;
+        }
+    }
+
+    ctx->end = *end;
+    ngx_memzero(&ctx->end.code, 3 * sizeof(moe_str_t));
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_moe_stream_down(ngx_http_moe_job_t *job, const char *why)
+{
+    ngx_http_moe_ctx_t  *ctx;
+
+    ctx = (ngx_http_moe_ctx_t *)
+              ((u_char *) job - offsetof(ngx_http_moe_ctx_t, job));
+
+    ctx->lost = why;
+
+    if (ctx->state != NGX_HTTP_MOE_CONNECTING) {
+        ctx->state = NGX_HTTP_MOE_ENDED;
+        ctx->finish = MOE_FINISH_ERROR;
+    }
+}
+
+
+/* what the events of a turn come to */
+
+static void
+ngx_http_moe_stream_wakeup(ngx_http_moe_job_t *job)
+{
+    ngx_connection_t    *c;
+    ngx_http_moe_ctx_t  *ctx;
+
+    ctx = (ngx_http_moe_ctx_t *)
+              ((u_char *) job - offsetof(ngx_http_moe_ctx_t, job));
+
+    c = ctx->request->connection;
+
+    ngx_http_moe_stream_process(ctx);
+    ngx_http_run_posted_requests(c);
+}
+
+
+static void
+ngx_http_moe_stream_process(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_int_t                 rc;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    switch (ctx->state) {
+
+    case NGX_HTTP_MOE_CONNECTING:
+
+        if (ctx->timer.timer_set) {
+            ngx_del_timer(&ctx->timer);
+        }
+
+        if (ctx->lost) {
+            ctx->lost = NULL;
+            rc = ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_ERROR,
+                                          NGX_HTTP_BAD_GATEWAY);
+        } else {
+            rc = ngx_http_moe_stream_submit(ctx, ctx->job.lane);
+        }
+
+        if (rc == NGX_AGAIN) {
+            ngx_http_moe_stream_connect(ctx);
+        }
+
+        return;
+
+    case NGX_HTTP_MOE_STARTED:
+
+        if (ctx->aborted || ctx->cancelling) {
+            return;
+        }
+
+        mlcf = ngx_http_get_module_loc_conf(ctx->request,
+                                            ngx_http_moe_module);
+
+        if (ctx->nomem) {
+            ngx_http_moe_stream_fail(ctx, NULL);
+            return;
+        }
+
+        if (!ctx->api.stream && ctx->response > mlcf->max_response) {
+            ngx_log_error(NGX_LOG_ERR, ctx->request->connection->log, 0,
+                          "reply is larger than \"moe_max_response\"");
+            ngx_http_moe_stream_fail(ctx,
+                       ngx_http_moe_error(ctx->request,
+                                          NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                          "response_too_large",
+                                          "The reply is too large."));
+            return;
+        }
+
+        ngx_http_moe_stream_arm(ctx);
+        ngx_http_moe_output(ctx);
+
+        return;
+
+    case NGX_HTTP_MOE_ENDED:
+        ngx_http_moe_stream_ended(ctx);
+        return;
+
+    default:
+        return;
+    }
+}
+
+
+static void
+ngx_http_moe_stream_ended(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_uint_t           ft;
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+
+    if (ctx->timer.timer_set) {
+        ngx_del_timer(&ctx->timer);
+    }
+
+    ngx_http_moe_stream_release(ctx);
+
+    if (ctx->aborted) {
+        ngx_http_moe_stream_account(ctx);
+        ngx_http_moe_peer_free(ctx, 0, NGX_HTTP_CLIENT_CLOSED_REQUEST);
+
+        /* ngx_http_terminate_request() left its way on here */
+
+        c = r->connection;
+        r = c->data;
+        r->write_event_handler(r);
+
+        return;
+    }
+
+    if (!ctx->cancelling && !ctx->header_sent && ctx->record.data) {
+
+        /* it did not start: another engine may have it */
+
+        ft = 0;
+
+        if (ctx->lost) {
+            ft = NGX_HTTP_MOE_FT_ERROR;
+
+        } else if (ctx->end.status == NGX_HTTP_SERVICE_UNAVAILABLE
+                   || ctx->end.status == 429)
+        {
+            ft = NGX_HTTP_MOE_FT_OVERLOADED;
+        }
+
+        if (ft && ngx_http_moe_stream_retry(ctx, ft, ctx->lost
+                                            ? NGX_HTTP_BAD_GATEWAY
+                                            : ctx->end.status)
+                  == NGX_OK)
+        {
+            ctx->lost = NULL;
+            ctx->error = NULL;
+            ctx->engines = 0;
+            ctx->finish = MOE_FINISH_NONE;
+
+            ngx_http_moe_stream_connect(ctx);
+            return;
+        }
+    }
+
+    if (ctx->lost && ctx->error == NULL) {
+        ctx->error = ngx_http_moe_error(r, NGX_HTTP_BAD_GATEWAY,
+                                        "engine_lost",
+                                        "The engine has gone.");
+    }
+
+    if (ctx->error || ctx->cancelling || ctx->nomem
+        || ctx->end.status != NGX_HTTP_OK)
+    {
+        ngx_http_moe_stream_fail(ctx, ctx->error);
+        return;
+    }
+
+    ngx_http_moe_stream_account(ctx);
+    ngx_http_moe_peer_free(ctx, 0, NGX_HTTP_OK);
+
+    ngx_http_moe_output(ctx);
+}
+
+
+/* the request is ours to hold no longer */
+
+static void
+ngx_http_moe_stream_release(ngx_http_moe_ctx_t *ctx)
+{
+    if (ctx->blocked) {
+        ctx->blocked = 0;
+        ctx->request->main->blocked--;
+    }
+}
+
+
+static void
+ngx_http_moe_stream_account(ngx_http_moe_ctx_t *ctx)
+{
+    if (!ctx->counted) {
+        return;
+    }
+
+    ctx->counted = 0;
+
+    ngx_http_moe_count(active, -1);
+    ngx_http_moe_count(prompt_tokens, ctx->prompt_tokens);
+    ngx_http_moe_count(cached_tokens, ctx->cached_tokens);
+    ngx_http_moe_count(bytes, ctx->response);
+
+    switch (ctx->finish) {
+
+    case MOE_FINISH_ERROR:
+        ngx_http_moe_count(failed, 1);
+        break;
+
+    case MOE_FINISH_STOP:
+    case MOE_FINISH_LENGTH:
+        ngx_http_moe_count(finished, 1);
+        break;
+
+    default:
+        if (ctx->end.status == NGX_HTTP_OK) {
+            ngx_http_moe_count(finished, 1);
+
+        } else {
+            ngx_http_moe_count(cancelled, 1);
+        }
+    }
+}
+
+
+/* NULL: out of memory, or nothing better to say */
+
+void
+ngx_http_moe_stream_fail(ngx_http_moe_ctx_t *ctx, ngx_http_moe_error_t *err)
+{
+    ngx_uint_t           own;
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+
+    if (err == NULL) {
+        err = ngx_http_moe_error(r, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                 "internal_error", "Internal error.");
+    }
+
+    ctx->error = err;
+
+    if (ctx->job.live) {
+        ngx_http_moe_stream_cancel(ctx);
+        return;
+    }
+
+    own = !ctx->engines;
+
+    ngx_http_moe_lane_detach(&ctx->job);
+
+    if (ctx->timer.timer_set) {
+        ngx_del_timer(&ctx->timer);
+    }
+
+    ctx->state = NGX_HTTP_MOE_ENDED;
+
+    if (ctx->finish != MOE_FINISH_CANCELLED) {
+        ctx->finish = MOE_FINISH_ERROR;
+    }
+
+    ngx_http_moe_stream_release(ctx);
+    ngx_http_moe_stream_account(ctx);
+
+    ngx_http_moe_peer_free(ctx, (ctx->lost || (err && err->status == 504))
+                                ? NGX_PEER_FAILED : 0,
+                           err ? err->status
+                               : NGX_HTTP_INTERNAL_SERVER_ERROR);
+
+    if (ctx->header_sent) {
+        ngx_http_moe_output(ctx);
+        return;
+    }
+
+    ngx_http_moe_stream_finalize(ctx, ctx->discard ? NGX_ERROR
+                                  : ngx_http_moe_send_error(r, err, own));
+}
+
+
+/* the job goes; its END, or a second, is waited for */
+
+static void
+ngx_http_moe_stream_cancel(ngx_http_moe_ctx_t *ctx)
+{
+    ctx->cancelling = 1;
+
+    ngx_http_moe_lane_cancel(&ctx->job);
+    ngx_add_timer(&ctx->timer, NGX_HTTP_MOE_HOLD);
+}
+
+
+void
+ngx_http_moe_stream_finalize(ngx_http_moe_ctx_t *ctx, ngx_int_t rc)
+{
+    if (ctx->timer.timer_set && !ctx->job.live) {
+        ngx_del_timer(&ctx->timer);
+    }
+
+    ngx_http_finalize_request(ctx->request, rc);
+}
+
+
+/* deadlines */
+
+
+static void
+ngx_http_moe_stream_timer(ngx_event_t *ev)
+{
+    ngx_int_t             rc;
+    ngx_connection_t     *c;
+    ngx_http_request_t   *r;
+    ngx_http_moe_ctx_t   *ctx;
+    ngx_http_moe_error_t *err;
+
+    ctx = ev->data;
+    r = ctx->request;
+    c = r->connection;
+
+    if (ctx->cancelling || ctx->aborted) {
+        ngx_log_error(NGX_LOG_WARN, c->log, 0,
+                      "moe: \"%V\" did not end a cancelled job in time",
+                      ctx->engine);
+
+        /* its last counts are those that are known */
+
+        ngx_http_moe_lane_detach(&ctx->job);
+        ctx->state = NGX_HTTP_MOE_ENDED;
+        ctx->finish = MOE_FINISH_NONE;
+        ngx_http_moe_stream_process(ctx);
+
+    } else if (ctx->state == NGX_HTTP_MOE_CONNECTING) {
+        ngx_http_moe_lane_detach(&ctx->job);
+
+        rc = ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_TIMEOUT,
+                                      NGX_HTTP_GATEWAY_TIME_OUT);
+        if (rc == NGX_AGAIN) {
+            ngx_http_moe_stream_connect(ctx);
+        }
+
+    } else if (ctx->state == NGX_HTTP_MOE_QUEUED) {
+
+        err = ngx_http_moe_error(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                 "queue_timeout",
+                                 "The request waited too long.");
+        if (err) {
+            err->retry_after = 1;
+        }
+
+        ngx_http_moe_stream_fail(ctx, err);
+
+    } else if (ctx->state == NGX_HTTP_MOE_STARTED) {
+        ngx_http_moe_stream_deadline(ctx);
+    }
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+static void
+ngx_http_moe_stream_deadline(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_msec_t                now, since, timeout;
+    ngx_http_request_t       *r;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    r = ctx->request;
+    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+    now = ngx_current_msec;
+
+    if (ctx->is_parked) {
+
+        if (now - ctx->parked >= mlcf->park_timeout) {
+            ngx_log_error(NGX_LOG_INFO, r->connection->log, NGX_ETIMEDOUT,
+                          "client is too slow for its stream");
+            r->connection->timedout = 1;
+            ngx_http_moe_stream_finalize(ctx, NGX_HTTP_REQUEST_TIME_OUT);
+            return;
+        }
+
+    } else {
+        since = ctx->has_first ? ctx->last : ctx->started;
+        timeout = ctx->has_first ? mlcf->token_timeout
+                                 : mlcf->first_token_timeout;
+
+        if (now - since >= timeout) {
+            ngx_log_error(NGX_LOG_ERR, r->connection->log, NGX_ETIMEDOUT,
+                          "moe: \"%V\" made no token in time", ctx->engine);
+            ngx_http_moe_stream_fail(ctx,
+                       ngx_http_moe_error(r, NGX_HTTP_GATEWAY_TIME_OUT,
+                                          "engine_timeout",
+                                          "The engine made no token in "
+                                          "time."));
+            return;
+        }
+    }
+
+    if (ctx->api.stream && !ctx->busy && mlcf->keepalive_interval
+        && now - ctx->sent >= mlcf->keepalive_interval)
+    {
+        ctx->sent = now;
+        ngx_http_moe_stream_arm(ctx);
+        ngx_http_moe_output_comment(ctx);
+        return;
+    }
+
+    ngx_http_moe_stream_arm(ctx);
+}
+
+
+/*
+ * One timer a stream, not cancelable, so that a worker that exits waits for
+ * the stream.  Deadlines move with every token, the timer does not: it looks
+ * again when it fires.
+ */
+
+void
+ngx_http_moe_stream_arm(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_msec_t                at, comment;
+    ngx_msec_int_t            left;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    if (ctx->timer.timer_set && ctx->armed == ctx->has_first + 1u) {
+        return;
+    }
+
+    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+
+    ctx->armed = ctx->has_first + 1;
+
+    if (ctx->is_parked) {
+        at = ctx->parked + mlcf->park_timeout;
+
+    } else if (ctx->has_first) {
+        at = ctx->last + mlcf->token_timeout;
+
+    } else {
+        at = ctx->started + mlcf->first_token_timeout;
+    }
+
+    if (ctx->api.stream && mlcf->keepalive_interval) {
+        comment = (ctx->busy ? ngx_current_msec : ctx->sent)
+                  + mlcf->keepalive_interval;
+
+        if ((ngx_msec_int_t) (comment - at) < 0) {
+            at = comment;
+        }
+    }
+
+    left = (ngx_msec_int_t) (at - ngx_current_msec);
+
+    ngx_add_timer(&ctx->timer, left > 0 ? (ngx_msec_t) left : 1);
+}
+
+
+/* nginx ends the request, or has ended it */
+
+static void
+ngx_http_moe_stream_cleanup(void *data)
+{
+    ngx_http_moe_ctx_t *ctx = data;
+
+    if (ctx->blocked) {
+        ctx->aborted = 1;
+        ctx->request->read_event_handler = ngx_http_block_reading;
+
+        if (ctx->job.live && !ctx->cancelling) {
+            ngx_http_moe_stream_cancel(ctx);
+        }
+
+        return;
+    }
+
+    if (ctx->timer.timer_set) {
+        ngx_del_timer(&ctx->timer);
+    }
+
+    ngx_http_moe_lane_detach(&ctx->job);
+
+    if (ctx->state != NGX_HTTP_MOE_ENDED) {
+        ctx->state = NGX_HTTP_MOE_ENDED;
+        ctx->finish = MOE_FINISH_CANCELLED;
+    }
+
+    ngx_http_moe_stream_account(ctx);
+    ngx_http_moe_peer_free(ctx, 0, NGX_HTTP_CLIENT_CLOSED_REQUEST);
+}
