@@ -23,7 +23,7 @@ TSAN_UNITS = test_jobq
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 
-.PHONY: help engine unit-build unit sanitize clang deps-build deps-demo \
+.PHONY: help module engine unit-build unit sanitize clang deps-build deps-demo \
         deps-test demo demo-stop test install \
         tokenizers clean
 
@@ -47,6 +47,32 @@ $(BUILD)/obj/kernels/cpu/%_avx512.o: ARCH = -mavx512f -mavx512bw \
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_) $(ARCH) $(CFLAGS) -c -o $@ $<
+
+#: make module        build/ngx_http_moe_module.so, against NGINX_SRC
+NGINX_SRC ?= /usr/share/nginx/src
+NGINX_VER  = $(shell sed -n 's/^.define NGINX_VERSION *"\(.*\)"/\1/p' \
+                 $(NGINX_SRC)/src/core/nginx.h)
+NGINX_DIR  = $(BUILD)/nginx-$(NGINX_VER)
+MODULE     = $(NGINX_DIR)/objs/ngx_http_moe_module.so
+MODULE_SRC = $(wildcard ngx_http_moe*.[ch] engine/jobq*.[ch])
+
+module: $(MODULE)
+	@cmp -s $(MODULE) $(BUILD)/ngx_http_moe_module.so \
+	    || cp $(MODULE) $(BUILD)/ngx_http_moe_module.so
+
+$(MODULE): $(NGINX_DIR)/objs/Makefile $(MODULE_SRC)
+	@$(MAKE) -s -k -C $(NGINX_DIR) -f objs/Makefile modules \
+	    >$(NGINX_DIR)/build.log 2>&1 \
+	    || { cat $(NGINX_DIR)/build.log; exit 1; }
+	@touch $@
+
+$(NGINX_DIR)/objs/Makefile: config tools/configure-module.sh \
+    $(wildcard ngx_http_moe*.c engine/jobq*.c)
+	@test -n "$(NGINX_VER)" \
+	    || { echo "no nginx source in $(NGINX_SRC)"; exit 1; }
+	@tools/configure-module.sh $(NGINX_SRC) $(NGINX_DIR) --with-cc=$(CC) \
+	    --with-cc-opt="$(OPT) $(MODULE_CFLAGS)" \
+	    --with-ld-opt="$(MODULE_LDFLAGS)"
 
 #: make unit          C unit tests
 $(BUILD)/t/%: t/engine/%.c $(LIB)
