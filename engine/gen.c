@@ -487,6 +487,17 @@ moe_gen_stats(const moe_gen_t *g, moe_stats_t *stats)
 }
 
 
+uint64_t
+moe_gen_preempted(const moe_gen_t *g)
+{
+    moe_sched_counts_t  c;
+
+    moe_sched_counts(g->sched, &c);
+
+    return c.preempted;
+}
+
+
 static moe_finish_e
 moe_gen_finished(moe_gen_t *g, moe_gen_job_t *j, uint32_t id)
 {

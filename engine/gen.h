@@ -78,5 +78,8 @@ int moe_gen_step(moe_gen_t *g, moe_err_t *err);
  * the histograms. */
 void moe_gen_stats(const moe_gen_t *g, moe_stats_t *stats);
 
+/* sequences that had to give up their pages, so far */
+uint64_t moe_gen_preempted(const moe_gen_t *g);
+
 
 #endif /* MOE_GEN_H */
