@@ -374,12 +374,35 @@ crowd(const setup_t *s, const answer_t *want, const char *what, int preempt)
 }
 
 
+/* what came before and what came now are to be the whole answer */
+static void
+assert_whole(const answer_t *want, const answer_t *got, uint32_t n,
+    uint32_t top)
+{
+    uint32_t          skip;
+    static answer_t   whole;
+
+    skip = n * (1 + top) * 2;
+    whole = *got;
+
+    assert_true(n + got->nids <= MAX_IDS);
+    memcpy(whole.ids, want->ids, n * 4);
+    memcpy(whole.ids + n, got->ids, got->nids * 4);
+    memcpy(whole.lp, want->lp, skip * 4);
+    memcpy(whole.lp + skip, got->lp, got->nlp * 4);
+    whole.nids += n;
+    whole.nlp += skip;
+
+    assert_same(&whole, want, "continued");
+}
+
+
 static void
 continued(request_t *r, const answer_t *want)
 {
-    uint32_t   i, n, skip;
+    uint32_t   n;
     setup_t    s = { 0 };
-    answer_t  *answers, whole;
+    answer_t  *answers;
 
     answers = calloc(MAX_JOBS, sizeof(answer_t));
     open_model(&s, answers);
@@ -394,21 +417,7 @@ continued(request_t *r, const answer_t *want)
         run_all(answers, &s);
 
         assert_int_equal(answers[0].nids, want->nids - n);
-
-        /* what came before and what came now are the whole answer */
-        whole = answers[0];
-        skip = n * (1 + r->job.top_logprobs) * 2;
-        memmove(whole.ids + n, whole.ids, whole.nids * 4);
-        memmove(whole.lp + skip, whole.lp, whole.nlp * 4);
-
-        for (i = 0; i < n; i++) {
-            whole.ids[i] = want->ids[i];
-        }
-
-        memcpy(whole.lp, want->lp, skip * 4);
-        whole.nids += n;
-        whole.nlp += skip;
-        assert_same(&whole, want, "continued");
+        assert_whole(want, &answers[0], n, r->job.top_logprobs);
     }
 
     r->job.nconts = 0;
@@ -523,6 +532,90 @@ test_prompt_logprobs(void **state)
 }
 
 
+/* jobs come, go on from anywhere, lack credit, are cancelled: each ends once,
+ * and who was let finish gave its answer */
+static void
+test_random_life(void **state)
+{
+    uint32_t    i, n, ops, dice, finished, cancelled, kind[MAX_JOBS],
+                from[MAX_JOBS];
+    uint64_t    ops_rng;
+    setup_t     s = { 1, 24, 40, 5, 14, 0 };
+    answer_t   *answers, *want;
+    request_t   r;
+    moe_err_t   err;
+
+    use_model(models[0]);
+    answers = calloc(MAX_JOBS, sizeof(answer_t));
+    want = calloc(9, sizeof(answer_t));
+
+    for (i = 0; i < 9; i++) {
+        make_request(&r, i);
+        alone(&r, &want[i]);
+    }
+
+    open_model(&s, answers);
+    ops_rng = 4;
+    finished = 0;
+    cancelled = 0;
+
+    for (ops = 0; ops < 6000; ops++) {
+        rng = ops_rng;
+        dice = draw(20);
+        i = draw(MAX_JOBS);
+        n = draw(9);
+        ops_rng = rng;
+
+        if (answers[i].ended) {
+            if (answers[i].status == 200) {
+                make_request(&r, kind[i]);
+                assert_whole(&want[kind[i]], &answers[i], from[i],
+                             r.job.top_logprobs);
+                finished++;
+
+            } else {
+                assert_int_equal(answers[i].status, 499);
+                cancelled++;
+            }
+
+            memset(&answers[i], 0, sizeof(answer_t));
+        }
+
+        if (answers[i].job == NULL) {
+            if (dice < 4) {
+                make_request(&r, n);
+                r.job.credit = dice * MOE_TOKEN_CREDIT;
+                r.job.priority = (int32_t) dice % 2;
+                kind[i] = n;
+                from[i] = (uint32_t) (ops_rng >> 40) % (want[n].nids + 1);
+                r.job.nconts = 1;
+                r.job.conts[0].ids = want[n].ids;
+                r.job.conts[0].nids = from[i];
+                submit(&r, answers, i);
+            }
+
+        } else if (dice == 0 && n == 0) {
+            moe_gen_cancel(gen, answers[i].job);
+
+        } else if (dice < 6) {
+            moe_gen_credit(gen, answers[i].job, (n + 2) * MOE_TOKEN_CREDIT);
+        }
+
+        if (dice > 6) {
+            assert_true(moe_gen_step(gen, &err) >= 0);
+        }
+    }
+
+    assert_true(finished > 100);
+    assert_true(cancelled > 5);
+    assert_true(moe_gen_preempted(gen) > 10);
+
+    close_model();
+    free(answers);
+    free(want);
+}
+
+
 /* ends, refusals and cancels */
 static void
 test_ends(void **state)
@@ -629,6 +722,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_answer),
         cmocka_unit_test(test_prompt_logprobs),
+        cmocka_unit_test(test_random_life),
         cmocka_unit_test(test_ends)
     };
 
