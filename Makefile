@@ -3,6 +3,7 @@
 BUILD   ?= build
 CC      ?= cc
 OPT     ?= -O2
+Q       = $(if $(V),,@)
 SAN     ?=
 
 WARN_GCC = $(if $(findstring clang,$(CC)),,-Wno-format-truncation)
@@ -19,11 +20,11 @@ ENGINE  = $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c)) \
           $(wildcard kernels/*.c kernels/cpu/*.c)
 OBJS    = $(ENGINE:%.c=$(BUILD)/obj/%.o)
 LIB     = $(BUILD)/libmoe.a
-TSAN_UNITS = test_jobq
+TSAN_UNITS = test_jobq test_kernels test_rank
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 
-.PHONY: help module engine unit-build unit sanitize clang deps-build deps-demo \
+.PHONY: help engine module unit-build unit sanitize fuzz clang deps-build deps-demo \
         deps-test demo demo-stop test install \
         tokenizers clean
 
@@ -34,11 +35,13 @@ help:
 engine: $(BUILD)/moe-engine
 
 $(BUILD)/moe-engine: $(BUILD)/obj/engine/main.o $(LIB)
-	$(CC) -o $@ $^ $(LDFLAGS) $(LDLIBS_)
+	@echo "  LD   $@"
+	$(Q)$(CC) -o $@ $^ $(LDFLAGS) $(LDLIBS_)
 
 $(LIB): $(OBJS)
+	@echo "  AR   $@"
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/obj/kernels/cpu/%_avx2.o: ARCH = -mavx2 -mfma -mf16c
 $(BUILD)/obj/kernels/cpu/%_avx512.o: ARCH = -mavx512f -mavx512bw \
@@ -46,7 +49,8 @@ $(BUILD)/obj/kernels/cpu/%_avx512.o: ARCH = -mavx512f -mavx512bw \
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_) $(ARCH) $(CFLAGS) -c -o $@ $<
+	@echo "  CC   $@"
+	$(Q)$(CC) $(CFLAGS_) $(ARCH) $(CFLAGS) -c -o $@ $<
 
 #: make module        build/ngx_http_moe_module.so, against NGINX_SRC
 NGINX_SRC ?= /usr/share/nginx/src
@@ -77,7 +81,9 @@ $(NGINX_DIR)/objs/Makefile: config tools/configure-module.sh \
 #: make unit          C unit tests
 $(BUILD)/t/%: t/engine/%.c $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS_)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -MF $@.d -o $@ $< $(LIB) $(LDFLAGS) \
+	    -lcmocka $(LDLIBS_)
 
 unit-build: $(UNITS)
 
@@ -94,6 +100,21 @@ sanitize:
 	$(MAKE) unit SAN=address,undefined BUILD=$(BUILD)/asan
 	$(MAKE) unit SAN=thread BUILD=$(BUILD)/tsan CC=clang \
 	    OPT=-O1 UNITS="$(patsubst %,$(BUILD)/tsan/t/%,$(TSAN_UNITS))"
+
+#: make fuzz          every libFuzzer target for FUZZ_SECONDS (10)
+FUZZ_SECONDS ?= 10
+FUZZERS = $(patsubst t/fuzz/%.c,$(BUILD)/fuzz/bin/%,$(wildcard t/fuzz/fuzz_*.c))
+
+$(BUILD)/bin/%: t/fuzz/%.c $(LIB)
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -MF $@.d -fsanitize=fuzzer -o $@ $< $(LIB) \
+	    $(LDFLAGS) $(LDLIBS_)
+
+fuzz:
+	$(MAKE) $(FUZZERS) CC=clang OPT=-O1 BUILD=$(BUILD)/fuzz \
+	    SAN=address,undefined CFLAGS=-fsanitize=fuzzer-no-link
+	tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZERS)
 
 #: make clang         everything once more with clang
 clang:
@@ -114,7 +135,7 @@ demo-stop:
 
 #: make test          all tests of a quarter of an hour
 test: deps-test
-	@$(MAKE) engine clang unit sanitize
+	@$(MAKE) engine clang unit sanitize fuzz
 
 #: make install       engine, module, unit and configuration (DESTDIR, PREFIX)
 PREFIX  ?= /usr/local
