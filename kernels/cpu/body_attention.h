@@ -339,13 +339,20 @@ attn_task(void *ctx, uint32_t task, uint32_t thread)
 static void
 op_attention(const moe_kctx_t *k, const moe_attention_t *a)
 {
-    uint32_t    i, tasks, most, group, threads;
-    attn_ctx_t  c = { k, a, 0, 0 };
+    double             work;
+    uint32_t           i, tasks, most, group, threads;
+    attn_ctx_t         c = { k, a, 0, 0 };
+    const moe_span_t  *span;
 
     most = 1;
+    work = 0;
     for (i = 0; i < a->nspans; i++) {
-        most = a->spans[i].nrows > most ? a->spans[i].nrows : most;
+        span = &a->spans[i];
+        most = span->nrows > most ? span->nrows : most;
+        work += (double) span->nrows * (a->pos[span->first] + 1);
     }
+
+    work *= (double) a->n_heads * (a->kv.k_dim + a->kv.v_dim);
 
     group = a->n_heads / a->kv.heads;
     threads = moe_pool_threads(k->pool);
@@ -363,7 +370,14 @@ op_attention(const moe_kctx_t *k, const moe_attention_t *a)
     c.blocks = (group + c.block - 1) / c.block;
     tasks = a->nspans * a->kv.heads * c.blocks;
 
-    moe_pool_run(k->pool, tasks, attn_task, &c);
+    if (work >= POOL_MIN) {
+        moe_pool_run(k->pool, tasks, attn_task, &c);
+        return;
+    }
+
+    for (i = 0; i < tasks; i++) {
+        attn_task(&c, i, 0);
+    }
 }
 
 

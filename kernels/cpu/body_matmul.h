@@ -4,7 +4,8 @@ enum {
     COLS = 4,                   /* columns of a tile; 8 for one row */
     STRIP_MAX = 64,             /* columns of a task */
     ROW_BLOCK = 48,             /* rows that a strip is used for at a time */
-    TASK_MIN = 32768            /* multiplications worth a task */
+    TASK_MIN = 32768,           /* multiplications worth a task */
+    POOL_MIN = 8 * TASK_MIN     /* ... worth waking anybody */
 };
 
 
@@ -361,7 +362,7 @@ matmul_cut(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
         p->task_end = tasks;
     }
 
-    return work < 2 * TASK_MIN ? 0 : tasks;
+    return work < POOL_MIN ? 0 : tasks;
 }
 
 
@@ -511,7 +512,7 @@ op_matmul_t(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
         work += (double) parts[i].nrows * parts[i].w.n * parts[i].w.k;
     }
 
-    if (work >= 2 * TASK_MIN) {
+    if (work >= POOL_MIN) {
         moe_pool_run(c->pool, nparts, matmul_t_task, &ctx);
         return;
     }

@@ -1,7 +1,7 @@
 /* body_rows: what is done to each row on its own, one body for all VL */
 
 enum {
-    ROWS_TASK = 8192            /* elements worth a task */
+    ROWS_TASK = 16384           /* elements worth a task */
 };
 
 
