@@ -87,31 +87,56 @@ attn_scores(query_t *q, int n, const page_t *pg, uint32_t valid,
 }
 
 
+INLINE v4
+v4_max(v4 a, v4 b)
+{
+    return (v4) (((vi4) a & (a > b)) | ((vi4) b & ~(a > b)));
+}
+
+
+/* of 16 */
+INLINE float
+lanes_max(const float *s)
+{
+    v4     t;
+    float  a, b;
+
+    t = v4_max(v4_max(*(const v4_mem *) s, *(const v4_mem *) (s + 4)),
+               v4_max(*(const v4_mem *) (s + 8), *(const v4_mem *) (s + 12)));
+
+    a = t[0] > t[1] ? t[0] : t[1];
+    b = t[2] > t[3] ? t[2] : t[3];
+
+    return a > b ? a : b;
+}
+
+
 /* scores become probabilities relative to the running maximum; returns what
  * earlier sums are to be multiplied by */
-static float
+INLINE float
 attn_softmax(query_t *q, float scale, uint32_t valid, float *s)
 {
     int       v;
     float     max, was;
     uint32_t  j;
 
-    max = q->max;
-
-    for (j = 0; j < valid; j++) {
-        s[j] = s[j] * scale;
-        max = s[j] > max ? s[j] : max;
+    for (v = 0; v < MOE_LANES; v += VL) {
+        vf_store(s + v, vf_load(s + v) * scale);
     }
 
     for (j = valid; j < MOE_LANES; j++) {
         s[j] = -__builtin_inff();
     }
 
+    max = lanes_max(s);
+    max = max > q->max ? max : q->max;
+
     for (v = 0; v < MOE_LANES; v += VL) {
         vf_store(s + v, vf_exp(vf_load(s + v) - max));
     }
 
-    was = f32_exp(q->max - max);
+    /* e^0 is exactly 1 */
+    was = max == q->max ? 1.0f : f32_exp(q->max - max);
 
     q->sum = q->sum * was + lanes_sum(s);
     q->max = max;

@@ -36,6 +36,7 @@ typedef uint32_t  vu __attribute__((vector_size(VL * 4)));
 typedef uint16_t  vh __attribute__((vector_size(VL * 2)));
 typedef uint8_t   vb __attribute__((vector_size(VL)));
 typedef float     v4 __attribute__((vector_size(16)));
+typedef int32_t   vi4 __attribute__((vector_size(16)));
 
 /* the same in memory, at any address */
 typedef vf  vf_mem __attribute__((aligned(1), may_alias));
