@@ -4,8 +4,10 @@
  * Once a step:   begin
  * Once a layer:  dispatch, the caller computes the experts, combine
  *
- * dispatch takes the rows of this rank with the experts chosen for each and
- * gives the rows of all ranks that this rank's experts have to compute,
+ * begin says how many rows this rank has, dispatch how many of them are left
+ * in this layer (the last one needs only those whose logits are wanted).
+ * dispatch takes the rows [nrows][hidden] with the experts chosen for each
+ * [nrows][top_k] and gives the rows of all ranks that this rank's experts have to compute,
  * sorted by expert.  combine returns what was computed and gives one result
  * row for each (row, slot) of this rank; the caller weights and adds them in
  * order of slot.  The row format is applied to every row that crosses the
@@ -65,9 +67,10 @@ typedef struct moe_exchange_s  moe_exchange_t;
 typedef struct {
     int (*begin)(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
                  uint64_t *late, moe_err_t *err);
-    int (*dispatch)(moe_exchange_t *x, uint32_t layer, const float *rows,
-                    const uint32_t *experts, uint64_t deadline,
-                    moe_expert_work_t *work, uint64_t *late, moe_err_t *err);
+    int (*dispatch)(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
+                    const float *rows, const uint32_t *experts,
+                    uint64_t deadline, moe_expert_work_t *work,
+                    uint64_t *late, moe_err_t *err);
     int (*combine)(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
                    moe_expert_result_t *result, uint64_t *late,
                    moe_err_t *err);

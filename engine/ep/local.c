@@ -29,8 +29,9 @@ typedef struct {
 static int local_begin(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
     uint64_t *late, moe_err_t *err);
 static int local_dispatch(moe_exchange_t *x, uint32_t layer,
-    const float *rows, const uint32_t *experts, uint64_t deadline,
-    moe_expert_work_t *work, uint64_t *late, moe_err_t *err);
+    uint32_t nrows, const float *rows, const uint32_t *experts,
+    uint64_t deadline, moe_expert_work_t *work, uint64_t *late,
+    moe_err_t *err);
 static int local_combine(moe_exchange_t *x, uint32_t layer,
     uint64_t deadline, moe_expert_result_t *result, uint64_t *late,
     moe_err_t *err);
@@ -120,7 +121,7 @@ local_count(local_t *l, const uint32_t *experts)
 
     memset(l->next, 0, l->shape.n_experts * sizeof(uint32_t));
 
-    for (i = 0; i < l->nrows * l->shape.top_k; i++) {
+    for (i = 0; i < l->nout; i++) {
         l->next[experts[i]]++;
     }
 
@@ -147,16 +148,22 @@ local_count(local_t *l, const uint32_t *experts)
 
 
 static int
-local_dispatch(moe_exchange_t *x, uint32_t layer, const float *rows,
-    const uint32_t *experts, uint64_t deadline, moe_expert_work_t *work,
-    uint64_t *late, moe_err_t *err)
+local_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
+    const float *rows, const uint32_t *experts, uint64_t deadline,
+    moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
 {
     uint32_t  i, at, hidden, top_k;
     local_t  *l = (local_t *) x;
 
     hidden = l->shape.hidden;
     top_k = l->shape.top_k;
-    l->nout = l->nrows * top_k;
+
+    if (nrows > l->nrows) {
+        return moe_err(err, "exchange: %u rows where the step has %u", nrows,
+                       l->nrows);
+    }
+
+    l->nout = nrows * top_k;
 
     for (i = 0; i < l->nout; i++) {
         if (experts[i] >= l->shape.n_experts) {

@@ -9,18 +9,20 @@
 
 
 static void place_rows(moe_model_t *m, const moe_batch_t *b);
-static void head(moe_model_t *m, const moe_batch_t *b, float *logits);
+static void add_span(moe_model_t *m, uint32_t row, const uint32_t *table,
+    int joins);
+static void head(moe_model_t *m, float *logits);
 
 
 static void
-norm(moe_model_t *m, const float *w, uint32_t nrows)
+norm(moe_model_t *m, const float *w)
 {
     size_t  hidden;
 
     hidden = (size_t) m->cfg.hidden;
 
     m->kernels->rmsnorm(&m->kctx, m->mem.x, hidden, 1, (uint32_t) hidden, w,
-                        (float) m->cfg.rms_eps, nrows, m->mem.xn, hidden);
+                        (float) m->cfg.rms_eps, m->nrows, m->mem.xn, hidden);
 }
 
 
@@ -48,18 +50,18 @@ moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
 
     for (l = 0; l < (uint32_t) m->cfg.n_layers; l++) {
 
-        norm(m, m->layers[l].attn_norm, b->nrows);
+        norm(m, m->layers[l].attn_norm);
         moe_decoder_attention(m, l, b);
         m->kernels->add(&m->kctx, mem->x, mem->y,
-                        (size_t) b->nrows * (size_t) m->cfg.hidden);
+                        (size_t) m->nrows * (size_t) m->cfg.hidden);
 
-        norm(m, m->layers[l].ffn_norm, b->nrows);
-        if (moe_decoder_ffn(m, l, b->nrows, err) != 0) {
+        norm(m, m->layers[l].ffn_norm);
+        if (moe_decoder_ffn(m, l, err) != 0) {
             return moe_err_prefix(err, "layer %u", l);
         }
     }
 
-    head(m, b, logits);
+    head(m, logits);
 
     return 0;
 }
@@ -70,11 +72,10 @@ static void
 place_rows(moe_model_t *m, const moe_batch_t *b)
 {
     uint32_t         i, page;
-    moe_span_t      *span;
     moe_step_mem_t  *mem;
 
     mem = &m->mem;
-    span = NULL;
+    m->nrows = b->nrows;
     m->nspans = 0;
 
     for (i = 0; i < b->nrows; i++) {
@@ -83,16 +84,8 @@ place_rows(moe_model_t *m, const moe_batch_t *b)
                         + b->pos[i] % MOE_PAGE_SIZE;
         mem->pos[i] = b->pos[i];
 
-        if (i == 0 || b->seq[i] != b->seq[i - 1]
-            || span->nrows == MOE_SPAN_ROWS)
-        {
-            span = &mem->spans[m->nspans++];
-            span->first = i;
-            span->nrows = 0;
-            span->table = b->tables[b->seq[i]];
-        }
-
-        span->nrows++;
+        add_span(m, i, b->tables[b->seq[i]],
+                 i != 0 && b->seq[i] == b->seq[i - 1]);
     }
 
     moe_rope_angles(m->freq, (uint32_t) m->cfg.rope.dim / 2,
@@ -101,27 +94,67 @@ place_rows(moe_model_t *m, const moe_batch_t *b)
 }
 
 
+/* joins: the row's position follows on the last span's */
 static void
-head(moe_model_t *m, const moe_batch_t *b, float *logits)
+add_span(moe_model_t *m, uint32_t row, const uint32_t *table, int joins)
 {
-    size_t        hidden;
-    uint32_t      i;
+    moe_span_t  *span;
+
+    span = &m->mem.spans[m->nspans - joins];
+
+    if (!joins || span->nrows == MOE_SPAN_ROWS) {
+        span = &m->mem.spans[m->nspans++];
+        span->first = row;
+        span->nrows = 0;
+        span->table = table;
+    }
+
+    span->nrows++;
+}
+
+
+/* b->out ascends, so nothing is overwritten before it has moved */
+void
+moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b)
+{
+    size_t           hidden, half;
+    uint32_t         i, row;
+    moe_step_mem_t  *mem;
+
+    mem = &m->mem;
+    hidden = (size_t) m->cfg.hidden;
+    half = (size_t) m->cfg.rope.dim / 2;
+
+    m->nrows = b->nout;
+    m->nspans = 0;
+
+    for (i = 0; i < b->nout; i++) {
+        row = b->out[i];
+
+        memmove(mem->x + i * hidden, mem->x + row * hidden,
+                hidden * sizeof(float));
+        memmove(mem->xn + i * hidden, mem->xn + row * hidden,
+                hidden * sizeof(float));
+        memmove(mem->cos + i * half, mem->cos + row * half,
+                half * sizeof(float));
+        memmove(mem->sin + i * half, mem->sin + row * half,
+                half * sizeof(float));
+        mem->pos[i] = b->pos[row];
+
+        add_span(m, i, b->tables[b->seq[row]],
+                 i != 0 && row == b->out[i - 1] + 1
+                 && b->seq[row] == b->seq[row - 1]);
+    }
+}
+
+
+static void
+head(moe_model_t *m, float *logits)
+{
     moe_matmul_t  part;
 
-    if (b->nout == 0) {
-        return;
-    }
+    norm(m, m->norm);
 
-    hidden = (size_t) m->cfg.hidden;
-
-    /* out ascends, so no row is overwritten before it has moved */
-    for (i = 0; i < b->nout; i++) {
-        memmove(m->mem.x + i * hidden, m->mem.x + b->out[i] * hidden,
-                hidden * sizeof(float));
-    }
-
-    norm(m, m->norm, b->nout);
-
-    part = moe_part(&m->head, m->mem.xn, 0, b->nout, logits, 0);
+    part = moe_part(&m->head, m->mem.xn, 0, m->nrows, logits, 0);
     m->kernels->matmul(&m->kctx, &part, 1);
 }

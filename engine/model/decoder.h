@@ -112,7 +112,10 @@ struct moe_model_s {
 
     moe_step_mem_t        mem;
     uint32_t              max_rows;
-    uint32_t              nspans;   /* of the step */
+
+    /* of the step */
+    uint32_t              nrows;    /* left in it */
+    uint32_t              nspans;
 
     uint8_t               fingerprint[32];
 };
@@ -134,9 +137,14 @@ int moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
  */
 void moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b);
 
+/*
+ * Once the last layer has stored keys and values, only the rows whose logits
+ * are wanted go on; they move to the front.
+ */
+void moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b);
+
 /* The feed-forward part: reads mem->xn, adds to mem->x. */
-int moe_decoder_ffn(moe_model_t *m, uint32_t l, uint32_t nrows,
-    moe_err_t *err);
+int moe_decoder_ffn(moe_model_t *m, uint32_t l, moe_err_t *err);
 
 /* one product of nrows rows of x; out is as wide as w.n where ldo is 0, and
  * x as w.k where ldx is 0 */

@@ -9,8 +9,10 @@
 #include "model/decoder.h"
 
 
-static void mla(moe_model_t *m, uint32_t l, uint32_t nrows);
-static void gqa(moe_model_t *m, uint32_t l, uint32_t nrows);
+static void mla_keys(moe_model_t *m, uint32_t l);
+static void mla(moe_model_t *m, uint32_t l);
+static void gqa_keys(moe_model_t *m, uint32_t l);
+static void gqa(moe_model_t *m, uint32_t l);
 
 
 moe_matmul_t
@@ -37,25 +39,35 @@ moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b)
     mem = &m->mem;
 
     if (m->cfg.attn == MOE_ATTN_MLA) {
-        mla(m, l, b->nrows);
+        mla_keys(m, l);
     } else {
-        gqa(m, l, b->nrows);
+        gqa_keys(m, l);
     }
 
-    part = moe_part(&m->layers[l].o, mem->o, 0, b->nrows, mem->y, 0);
+    if (l + 1 == (uint32_t) m->cfg.n_layers) {
+        moe_decoder_narrow(m, b);
+    }
+
+    if (m->cfg.attn == MOE_ATTN_MLA) {
+        mla(m, l);
+    } else {
+        gqa(m, l);
+    }
+
+    part = moe_part(&m->layers[l].o, mem->o, 0, m->nrows, mem->y, 0);
     m->kernels->matmul(&m->kctx, &part, 1);
 }
 
 
 static void
 rope(moe_model_t *m, float *x, size_t ldx, uint32_t heads, size_t head_ld,
-    uint32_t first, uint32_t nrows)
+    uint32_t first)
 {
     moe_rope_op_t  op = {
         .x = x,
         .ldx = ldx,
         .head_ld = head_ld,
-        .nrows = nrows,
+        .nrows = m->nrows,
         .heads = heads,
         .first = first,
         .dim = (uint32_t) m->cfg.rope.dim,
@@ -108,9 +120,9 @@ kv_b_rows(const moe_layer_t *layer, uint32_t first, uint32_t n)
 
 /* q[r][h][nope] into q_lat[r][h][latent], by the key half of kv_b */
 static void
-mla_absorb(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
+mla_absorb(moe_model_t *m, const moe_layer_t *layer)
 {
-    uint32_t             h, r, n, nope, heads, parts;
+    uint32_t             h, r, n, nope, heads, nrows, parts;
     size_t               k_dim, head_dim;
     moe_matrix_t         w;
     moe_step_mem_t      *mem;
@@ -122,6 +134,7 @@ mla_absorb(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
     nope = (uint32_t) c->qk_nope_head_dim;
     head_dim = (size_t) c->head_dim;
     k_dim = m->kv.shape.k_dim;
+    nrows = m->nrows;
     parts = 0;
 
     for (h = 0; h < heads; h++) {
@@ -143,7 +156,7 @@ mla_absorb(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
 
 /* o_lat[r][h][latent] into o[r][h][v], by the value half of kv_b */
 static void
-mla_expand(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
+mla_expand(moe_model_t *m, const moe_layer_t *layer)
 {
     size_t               latent, v_dim;
     uint32_t             h, nope, heads;
@@ -163,7 +176,8 @@ mla_expand(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
                       (uint32_t) v_dim);
 
         mem->parts[h] = moe_part(&w, mem->o_lat + h * latent, heads * latent,
-                                 nrows, mem->o + h * v_dim, heads * v_dim);
+                                 m->nrows, mem->o + h * v_dim,
+                                 heads * v_dim);
     }
 
     m->kernels->matmul(&m->kctx, mem->parts, heads);
@@ -172,7 +186,7 @@ mla_expand(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
 
 /* the rotated part of every query behind its latent one */
 static void
-mla_append_rope(moe_model_t *m, uint32_t nrows)
+mla_append_rope(moe_model_t *m)
 {
     float               *to;
     size_t               i, k_dim, latent;
@@ -185,7 +199,7 @@ mla_append_rope(moe_model_t *m, uint32_t nrows)
     k_dim = m->kv.shape.k_dim;
     rope_dim = c->qk_rope_head_dim;
 
-    for (i = 0; i < (size_t) nrows * (size_t) c->n_heads; i++) {
+    for (i = 0; i < (size_t) m->nrows * (size_t) c->n_heads; i++) {
         from = m->mem.q + i * (size_t) c->head_dim + c->qk_nope_head_dim;
         to = m->mem.q_lat + i * k_dim + latent;
 
@@ -196,59 +210,80 @@ mla_append_rope(moe_model_t *m, uint32_t nrows)
 }
 
 
+/* latents and their rotated parts, into the pages */
 static void
-mla(moe_model_t *m, uint32_t l, uint32_t nrows)
+mla_keys(moe_model_t *m, uint32_t l)
 {
     size_t                k_dim;
-    uint32_t              heads, latent;
+    uint32_t              latent;
     moe_kv_t              kv;
-    moe_matmul_t          parts[2];
+    moe_matmul_t          part;
     moe_step_mem_t       *mem;
     const moe_layer_t    *layer;
-    const moe_config_t   *c;
     const moe_kernels_t  *k;
 
-    c = &m->cfg;
     k = m->kernels;
     mem = &m->mem;
     layer = &m->layers[l];
     kv = moe_kv_layer(&m->kv, l);
     k_dim = kv.k_dim;
-    heads = (uint32_t) c->n_heads;
-    latent = (uint32_t) c->kv_lora_rank;
+    latent = (uint32_t) m->cfg.kv_lora_rank;
 
-    parts[0] = moe_part(&layer->kv_a, mem->xn, 0, nrows, mem->k, 0);
-    parts[1] = layer->q_a.data
-               ? moe_part(&layer->q_a, mem->xn, 0, nrows, mem->q_a, 0)
-               : moe_part(&layer->q, mem->xn, 0, nrows, mem->q, 0);
-    k->matmul(&m->kctx, parts, 2);
-
-    if (layer->q_a.data != NULL) {
-        k->rmsnorm(&m->kctx, mem->q_a, layer->q_a.n, 1, layer->q_a.n,
-                   layer->q_a_norm, (float) c->lora_rms_eps, nrows, mem->q_a,
-                   layer->q_a.n);
-        parts[0] = moe_part(&layer->q_b, mem->q_a, 0, nrows, mem->q, 0);
-        k->matmul(&m->kctx, parts, 1);
-    }
+    part = moe_part(&layer->kv_a, mem->xn, 0, m->nrows, mem->k, 0);
+    k->matmul(&m->kctx, &part, 1);
 
     k->rmsnorm(&m->kctx, mem->k, k_dim, 1, latent, layer->kv_a_norm,
-               (float) c->lora_rms_eps, nrows, mem->k, k_dim);
-    rope(m, mem->k, k_dim, 1, k_dim, latent, nrows);
-    k->kv_store(&m->kctx, &kv, mem->slots, nrows, mem->k, k_dim, NULL, 0);
-
-    rope(m, mem->q, (size_t) heads * (size_t) c->head_dim, heads,
-         (size_t) c->head_dim, (uint32_t) c->qk_nope_head_dim, nrows);
-    mla_absorb(m, layer, nrows);
-    mla_append_rope(m, nrows);
-
-    attend(m, &kv, mem->q_lat, mem->o_lat);
-    mla_expand(m, layer, nrows);
+               (float) m->cfg.lora_rms_eps, m->nrows, mem->k, k_dim);
+    rope(m, mem->k, k_dim, 1, k_dim, latent);
+    k->kv_store(&m->kctx, &kv, mem->slots, m->nrows, mem->k, k_dim, NULL, 0);
 }
 
 
 static void
-qk_norm(moe_model_t *m, float *x, uint32_t heads, const float *w,
-    uint32_t nrows)
+mla(moe_model_t *m, uint32_t l)
+{
+    size_t                head_dim;
+    uint32_t              heads;
+    moe_kv_t              kv;
+    moe_matmul_t          part;
+    moe_step_mem_t       *mem;
+    const moe_layer_t    *layer;
+    const moe_kernels_t  *k;
+
+    k = m->kernels;
+    mem = &m->mem;
+    layer = &m->layers[l];
+    kv = moe_kv_layer(&m->kv, l);
+    heads = (uint32_t) m->cfg.n_heads;
+    head_dim = (size_t) m->cfg.head_dim;
+
+    if (layer->q_a.data != NULL) {
+        part = moe_part(&layer->q_a, mem->xn, 0, m->nrows, mem->q_a, 0);
+        k->matmul(&m->kctx, &part, 1);
+
+        k->rmsnorm(&m->kctx, mem->q_a, layer->q_a.n, 1, layer->q_a.n,
+                   layer->q_a_norm, (float) m->cfg.lora_rms_eps, m->nrows,
+                   mem->q_a, layer->q_a.n);
+        part = moe_part(&layer->q_b, mem->q_a, 0, m->nrows, mem->q, 0);
+
+    } else {
+        part = moe_part(&layer->q, mem->xn, 0, m->nrows, mem->q, 0);
+    }
+
+    k->matmul(&m->kctx, &part, 1);
+
+    rope(m, mem->q, heads * head_dim, heads, head_dim,
+         (uint32_t) m->cfg.qk_nope_head_dim);
+    mla_absorb(m, layer);
+    mla_append_rope(m);
+
+    attend(m, &kv, mem->q_lat, mem->o_lat);
+    mla_expand(m, layer);
+}
+
+
+static void
+qk_norm(moe_model_t *m, float *x, uint32_t heads, const float *w)
 {
     uint32_t  dim, width;
 
@@ -265,54 +300,75 @@ qk_norm(moe_model_t *m, float *x, uint32_t heads, const float *w,
     }
 
     m->kernels->rmsnorm(&m->kctx, x, width, heads, dim, w,
-                        (float) m->cfg.rms_eps, nrows, x, width);
+                        (float) m->cfg.rms_eps, m->nrows, x, width);
 }
 
 
 static void
-gqa(moe_model_t *m, uint32_t l, uint32_t nrows)
+clip(moe_model_t *m, float *x, size_t width)
 {
-    size_t                dim, ldq, ldk;
-    uint32_t              heads, kv_heads;
-    moe_kv_t              kv;
-    moe_matmul_t          parts[3];
-    moe_step_mem_t       *mem;
-    const moe_layer_t    *layer;
-    const moe_kernels_t  *k;
+    if (m->cfg.clip_qkv > 0) {
+        m->kernels->clamp(&m->kctx, x, width, m->nrows, (uint32_t) width,
+                          (float) m->cfg.clip_qkv);
+    }
+}
 
-    k = m->kernels;
+
+static void
+gqa_keys(moe_model_t *m, uint32_t l)
+{
+    size_t              width;
+    uint32_t            heads;
+    moe_kv_t            kv;
+    moe_matmul_t        parts[2];
+    moe_step_mem_t     *mem;
+    const moe_layer_t  *layer;
+
     mem = &m->mem;
     layer = &m->layers[l];
     kv = moe_kv_layer(&m->kv, l);
-    dim = (size_t) m->cfg.head_dim;
+    heads = (uint32_t) m->cfg.n_kv_heads;
+    width = heads * (size_t) m->cfg.head_dim;
+
+    parts[0] = moe_part(&layer->k, mem->xn, 0, m->nrows, mem->k, 0);
+    parts[1] = moe_part(&layer->v, mem->xn, 0, m->nrows, mem->v, 0);
+    parts[0].bias = layer->k_bias;
+    parts[1].bias = layer->v_bias;
+    m->kernels->matmul(&m->kctx, parts, 2);
+
+    qk_norm(m, mem->k, heads, layer->k_norm);
+    clip(m, mem->k, width);
+    clip(m, mem->v, width);
+
+    rope(m, mem->k, width, heads, (size_t) m->cfg.head_dim, 0);
+    m->kernels->kv_store(&m->kctx, &kv, mem->slots, m->nrows, mem->k, width,
+                         mem->v, width);
+}
+
+
+static void
+gqa(moe_model_t *m, uint32_t l)
+{
+    size_t              width;
+    uint32_t            heads;
+    moe_kv_t            kv;
+    moe_matmul_t        part;
+    moe_step_mem_t     *mem;
+    const moe_layer_t  *layer;
+
+    mem = &m->mem;
+    layer = &m->layers[l];
+    kv = moe_kv_layer(&m->kv, l);
     heads = (uint32_t) m->cfg.n_heads;
-    kv_heads = (uint32_t) m->cfg.n_kv_heads;
-    ldq = heads * dim;
-    ldk = kv_heads * dim;
+    width = heads * (size_t) m->cfg.head_dim;
 
-    parts[0] = moe_part(&layer->q, mem->xn, 0, nrows, mem->q, 0);
-    parts[1] = moe_part(&layer->k, mem->xn, 0, nrows, mem->k, 0);
-    parts[2] = moe_part(&layer->v, mem->xn, 0, nrows, mem->v, 0);
-    parts[0].bias = layer->q_bias;
-    parts[1].bias = layer->k_bias;
-    parts[2].bias = layer->v_bias;
-    k->matmul(&m->kctx, parts, 3);
+    part = moe_part(&layer->q, mem->xn, 0, m->nrows, mem->q, 0);
+    part.bias = layer->q_bias;
+    m->kernels->matmul(&m->kctx, &part, 1);
 
-    qk_norm(m, mem->q, heads, layer->q_norm, nrows);
-    qk_norm(m, mem->k, kv_heads, layer->k_norm, nrows);
-
-    if (m->cfg.clip_qkv > 0) {
-        k->clamp(&m->kctx, mem->q, ldq, nrows, (uint32_t) ldq,
-                 (float) m->cfg.clip_qkv);
-        k->clamp(&m->kctx, mem->k, ldk, nrows, (uint32_t) ldk,
-                 (float) m->cfg.clip_qkv);
-        k->clamp(&m->kctx, mem->v, ldk, nrows, (uint32_t) ldk,
-                 (float) m->cfg.clip_qkv);
-    }
-
-    rope(m, mem->q, ldq, heads, dim, 0, nrows);
-    rope(m, mem->k, ldk, kv_heads, dim, 0, nrows);
-    k->kv_store(&m->kctx, &kv, mem->slots, nrows, mem->k, ldk, mem->v, ldk);
+    qk_norm(m, mem->q, heads, layer->q_norm);
+    clip(m, mem->q, width);
+    rope(m, mem->q, width, heads, (size_t) m->cfg.head_dim, 0);
 
     attend(m, &kv, mem->q, mem->o);
 }

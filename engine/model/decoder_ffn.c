@@ -5,9 +5,8 @@
 #include "model/decoder.h"
 
 
-static void dense(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows);
-static int experts(moe_model_t *m, uint32_t l, uint32_t nrows,
-    moe_err_t *err);
+static void dense(moe_model_t *m, const moe_layer_t *layer);
+static int experts(moe_model_t *m, uint32_t l, moe_err_t *err);
 
 
 /* no other rank is waited for yet */
@@ -15,27 +14,29 @@ static int experts(moe_model_t *m, uint32_t l, uint32_t nrows,
 
 
 int
-moe_decoder_ffn(moe_model_t *m, uint32_t l, uint32_t nrows, moe_err_t *err)
+moe_decoder_ffn(moe_model_t *m, uint32_t l, moe_err_t *err)
 {
     if (m->layers[l].experts != NULL) {
-        return experts(m, l, nrows, err);
+        return experts(m, l, err);
     }
 
-    dense(m, &m->layers[l], nrows);
+    dense(m, &m->layers[l]);
 
     return 0;
 }
 
 
 static void
-dense(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
+dense(moe_model_t *m, const moe_layer_t *layer)
 {
+    uint32_t              nrows;
     moe_matmul_t          parts[2];
     moe_step_mem_t       *mem;
     const moe_kernels_t  *k;
 
     k = m->kernels;
     mem = &m->mem;
+    nrows = m->nrows;
 
     parts[0] = moe_part(&layer->ffn.gate, mem->xn, 0, nrows, mem->ffn_gate,
                         0);
@@ -53,7 +54,7 @@ dense(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
 
 
 static void
-route(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
+route(moe_model_t *m, const moe_layer_t *layer)
 {
     moe_matmul_t         part;
     moe_route_t          r;
@@ -77,10 +78,11 @@ route(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
         .scale = (float) c->routed_scale
     };
 
-    part = moe_part(&layer->router, m->mem.xn, 0, nrows, m->mem.logits, 0);
+    part = moe_part(&layer->router, m->mem.xn, 0, m->nrows,
+                    m->mem.logits, 0);
     m->kernels->matmul(&m->kctx, &part, 1);
 
-    m->kernels->route(&m->kctx, &r, m->mem.logits, nrows, m->mem.chosen,
+    m->kernels->route(&m->kctx, &r, m->mem.logits, m->nrows, m->mem.chosen,
                       m->mem.weights);
 }
 
@@ -89,10 +91,10 @@ route(moe_model_t *m, const moe_layer_t *layer, uint32_t nrows)
  * shared expert on all rows of this rank */
 static void
 compute(moe_model_t *m, const moe_layer_t *layer,
-    const moe_expert_work_t *work, uint32_t nrows)
+    const moe_expert_work_t *work)
 {
     size_t                    width, hidden;
-    uint32_t                  i, n;
+    uint32_t                  i, n, nrows;
     moe_matmul_t             *parts;
     moe_step_mem_t           *mem;
     const moe_kernels_t      *k;
@@ -104,6 +106,7 @@ compute(moe_model_t *m, const moe_layer_t *layer,
     parts = mem->parts;
     hidden = (size_t) m->cfg.hidden;
     width = (size_t) m->cfg.moe_ffn;
+    nrows = m->nrows;
     n = 0;
 
     if (layer->ffn.gate.data != NULL) {
@@ -151,7 +154,7 @@ compute(moe_model_t *m, const moe_layer_t *layer,
 
 
 static int
-experts(moe_model_t *m, uint32_t l, uint32_t nrows, moe_err_t *err)
+experts(moe_model_t *m, uint32_t l, moe_err_t *err)
 {
     uint64_t              late;
     moe_combine_t         c;
@@ -163,16 +166,16 @@ experts(moe_model_t *m, uint32_t l, uint32_t nrows, moe_err_t *err)
     ex = m->exchange;
     layer = &m->layers[l];
 
-    route(m, layer, nrows);
+    route(m, layer);
 
-    if (ex->ops->dispatch(ex, l, m->mem.xn, m->mem.chosen, NO_DEADLINE,
-                          &work, &late, err)
+    if (ex->ops->dispatch(ex, l, m->nrows, m->mem.xn, m->mem.chosen,
+                          NO_DEADLINE, &work, &late, err)
         != MOE_EXCHANGE_OK)
     {
         return -1;
     }
 
-    compute(m, layer, &work, nrows);
+    compute(m, layer, &work);
 
     if (ex->ops->combine(ex, l, NO_DEADLINE, &result, &late, err)
         != MOE_EXCHANGE_OK)
@@ -188,7 +191,7 @@ experts(moe_model_t *m, uint32_t l, uint32_t nrows, moe_err_t *err)
         .shared = layer->ffn.gate.data ? m->mem.y : NULL,
         .gate = layer->ffn.gate.data && layer->shared_gate.data
                 ? m->mem.shared_scale : NULL,
-        .nrows = nrows,
+        .nrows = m->nrows,
         .n = (uint32_t) m->cfg.hidden,
         .top_k = (uint32_t) m->cfg.top_k
     };

@@ -321,18 +321,115 @@ op_combine(const moe_kctx_t *c, const moe_combine_t *op)
 }
 
 
+typedef struct {
+    float        *x;
+    const float  *y;
+    size_t        n;
+} add_t;
+
+
+enum { ADD_RUN = 4096 };
+
+
+static void
+add_run(const void *op, uint32_t run)
+{
+    size_t        i, end;
+    const add_t  *p = op;
+
+    i = (size_t) run * ADD_RUN;
+    end = p->n - i < ADD_RUN ? p->n : i + ADD_RUN;
+
+    for (; i + VL <= end; i += VL) {
+        vf_store(p->x + i, vf_load(p->x + i) + vf_load(p->y + i));
+    }
+
+    for (; i < end; i++) {
+        p->x[i] = p->x[i] + p->y[i];
+    }
+}
+
+
 static void
 op_add(const moe_kctx_t *c, float *x, const float *y, size_t n)
 {
-    size_t  i;
+    add_t  p = { x, y, n };
 
-    for (i = 0; i + VL <= n; i += VL) {
-        vf_store(x + i, vf_load(x + i) + vf_load(y + i));
+    rows_run(c, (uint32_t) ((n + ADD_RUN - 1) / ADD_RUN), ADD_RUN, add_run,
+             &p);
+}
+
+
+typedef struct {
+    const moe_kv_t  *kv;
+    const uint64_t  *slots;
+    const float     *k;
+    const float     *v;
+    size_t           ldk;
+    size_t           ldv;
+} store_t;
+
+
+static void
+kv_put(moe_wtype_e type, uint8_t *to, const float *x, uint32_t n)
+{
+    uint32_t  i;
+    uint16_t  h;
+
+    if (type == MOE_W_F32) {
+        memcpy(to, x, (size_t) n * 4);
+        return;
     }
 
-    for (; i < n; i++) {
-        x[i] = x[i] + y[i];
+    for (i = 0; i < n; i++) {
+        h = f32_to_bf16(x[i]);
+        memcpy(to + i * 2, &h, 2);
     }
+}
+
+
+static void
+store_row(const void *op, uint32_t row)
+{
+    size_t              size, at;
+    uint8_t            *page;
+    uint32_t            h, i;
+    const store_t  *c = op;
+    const moe_kv_t     *kv;
+
+    kv = c->kv;
+    size = type_size(kv->type);
+    page = kv->base + c->slots[row] / MOE_KV_PAGE * kv->stride;
+    i = c->slots[row] % MOE_KV_PAGE;
+
+    for (h = 0; h < kv->heads; h++) {
+        at = ((size_t) h * MOE_KV_PAGE + i) * kv->k_dim;
+        kv_put(kv->type, page + at * size,
+               c->k + row * c->ldk + (size_t) h * kv->k_dim, kv->k_dim);
+    }
+
+    if (kv->latent) {
+        return;
+    }
+
+    page += (size_t) kv->heads * MOE_KV_PAGE * kv->k_dim * size;
+
+    for (h = 0; h < kv->heads; h++) {
+        at = ((size_t) h * MOE_KV_PAGE + i) * kv->v_dim;
+        kv_put(kv->type, page + at * size,
+               c->v + row * c->ldv + (size_t) h * kv->v_dim, kv->v_dim);
+    }
+}
+
+
+static void
+op_kv_store(const moe_kctx_t *c, const moe_kv_t *kv, const uint64_t *slots,
+    uint32_t nrows, const float *k, size_t ldk, const float *v, size_t ldv)
+{
+    store_t  s = { kv, slots, k, v, ldk, ldv };
+
+    rows_run(c, nrows, (size_t) kv->heads * (kv->k_dim + kv->v_dim),
+             store_row, &s);
 }
 
 

@@ -506,8 +506,8 @@ exchange_once(moe_row_format_e format)
     assert_int_equal(x->ops->begin(x, 5, 0, &late, &err),
                      MOE_EXCHANGE_ERROR);
     assert_int_equal(x->ops->begin(x, 4, 0, &late, &err), MOE_EXCHANGE_OK);
-    assert_int_equal(x->ops->dispatch(x, 0, rows[0], chosen, 0, &work, &late,
-                                      &err), MOE_EXCHANGE_OK);
+    assert_int_equal(x->ops->dispatch(x, 0, 4, rows[0], chosen, 0, &work,
+                                      &late, &err), MOE_EXCHANGE_OK);
 
     assert_int_equal(work.nrows, 8);
     assert_int_equal(work.nexperts, 4);
@@ -541,9 +541,14 @@ exchange_once(moe_row_format_e format)
         }
     }
 
-    assert_int_equal(x->ops->dispatch(x, 0, rows[0],
-                                      (uint32_t[8]) { 0, 1, 6 }, 0, &work,
+    assert_int_equal(x->ops->dispatch(x, 0, 2, rows[0],
+                                      (uint32_t[4]) { 0, 1, 6 }, 0, &work,
                                       &late, &err), MOE_EXCHANGE_ERROR);
+    assert_int_equal(x->ops->dispatch(x, 0, 5, rows[0], chosen, 0, &work,
+                                      &late, &err), MOE_EXCHANGE_ERROR);
+    assert_int_equal(x->ops->dispatch(x, 0, 0, rows[0], chosen, 0, &work,
+                                      &late, &err), MOE_EXCHANGE_OK);
+    assert_int_equal(work.nexperts, 0);
     x->ops->close(x);
 }
 
