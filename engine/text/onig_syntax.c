@@ -19,6 +19,10 @@
 #define ONIG_WORD   "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 #define ONIG_HEX    "0-9A-Fa-f"
 
+/* outside sets Latin-1 has a table of its own, and its numbers are in it */
+#define ONIG_WORDS                                                            \
+    ONIG_WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+
 
 typedef struct {
     const char     *p;
@@ -244,11 +248,11 @@ onig_atom_escape(onig_syntax_t *s)
 
     case 'w':
         s->p++;
-        return onig_puts(s, out, "[" ONIG_WORD "]");
+        return onig_puts(s, out, "[" ONIG_WORDS "]");
 
     case 'W':
         s->p++;
-        return onig_puts(s, out, "[^" ONIG_WORD "]");
+        return onig_puts(s, out, "[^" ONIG_WORDS "]");
 
     case 'h':
         s->p++;
@@ -260,13 +264,15 @@ onig_atom_escape(onig_syntax_t *s)
 
     case 'b':
         s->p++;
-        return onig_puts(s, out, "(?:(?<=[" ONIG_WORD "])(?![" ONIG_WORD "])"
-                         "|(?<![" ONIG_WORD "])(?=[" ONIG_WORD "]))");
+        return onig_puts(s, out, "(?:(?<=[" ONIG_WORDS "])"
+                         "(?![" ONIG_WORDS "])|(?<![" ONIG_WORDS "])"
+                         "(?=[" ONIG_WORDS "]))");
 
     case 'B':
         s->p++;
-        return onig_puts(s, out, "(?:(?<=[" ONIG_WORD "])(?=[" ONIG_WORD "])"
-                         "|(?<![" ONIG_WORD "])(?![" ONIG_WORD "]))");
+        return onig_puts(s, out, "(?:(?<=[" ONIG_WORDS "])"
+                         "(?=[" ONIG_WORDS "])|(?<![" ONIG_WORDS "])"
+                         "(?![" ONIG_WORDS "]))");
 
     case 'A':
     case 'z':

@@ -214,8 +214,12 @@ moe_tokenizer_build(json_t *root, json_t *config, json_t *map, moe_err_t *err)
     if (load_all(&l, root, config, map) == -1) {
         load_clean(err);
         moe_tokenizer_free(l.t);
-        return NULL;
+        l.t = NULL;
     }
+
+    moe_textbuf_free(&l.normal);
+    free(l.normal_at);
+    free(l.normal_len);
 
     return l.t;
 }

@@ -34,6 +34,9 @@ typedef struct {
     const char         *file;
     moe_tok_replace_t   replaces[MOE_TOK_MAX_REPLACES];
     unsigned            nreplaces;
+    moe_textbuf_t       normal;         /* texts that normalizing changed */
+    uint32_t           *normal_at;      /* by id: where one ends there, or 0 */
+    uint16_t           *normal_len;
     unsigned            has_fuse:1;
     unsigned            has_strip:1;
     unsigned            has_template:1;

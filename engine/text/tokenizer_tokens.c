@@ -10,7 +10,8 @@
 
 
 /* what all tokens together may decode to */
-#define LOAD_MAX_BYTES  ((size_t) 1 << 30)
+#define LOAD_MAX_BYTES   ((size_t) 1 << 30)
+#define LOAD_MAX_NORMAL  ((size_t) 1 << 30)
 
 
 /* one added token, with its id from elsewhere where v has none */
@@ -41,6 +42,33 @@ load_added_name(moe_tok_load_t *l, json_t *v, uint32_t id)
         return moe_err(l->err, "%s: added_tokens: \"%.60s\" has id %u, in the "
                        "vocabulary %u", l->file, s, id, known);
     }
+
+    return 0;
+}
+
+
+/*
+ * To the reference a token that is looked for in normalized text is called
+ * what normalizing makes of it, and is no longer a special one if that is
+ * something else.
+ */
+
+static int
+load_normal(moe_tok_load_t *l, uint32_t id, const char *s, size_t len,
+    const moe_textbuf_t *out)
+{
+    if (out->len == len && memcmp(out->data, s, len) == 0) {
+        return 0;
+    }
+
+    if (out->len > MOE_TOK_MAX_PIECE || l->normal.len > LOAD_MAX_NORMAL
+        || moe_textbuf_add(&l->normal, out->data, out->len, NULL, 1) == -1)
+    {
+        return -1;
+    }
+
+    l->normal_at[id] = (uint32_t) l->normal.len + 1;
+    l->normal_len[id] = (uint16_t) out->len;
 
     return 0;
 }
@@ -85,6 +113,10 @@ load_added_find(moe_tok_load_t *l, json_t *v, uint32_t id)
                                flags);
         }
 
+        if (rc == 0) {
+            rc = load_normal(l, id, s, len, &out);
+        }
+
         moe_textbuf_free(&out);
         moe_textbuf_free(&other);
         moe_onig_scratch_free(&scratch);
@@ -103,7 +135,12 @@ load_kinds(moe_tok_load_t *l)
     t->kind = calloc(t->names.nids + 1, 1);
     t->at = calloc(t->names.nids + 1, sizeof(size_t));
 
-    if (t->kind == NULL || t->at == NULL) {
+    l->normal_at = calloc(t->names.nids + 1, sizeof(uint32_t));
+    l->normal_len = calloc(t->names.nids + 1, sizeof(uint16_t));
+
+    if (t->kind == NULL || t->at == NULL || l->normal_at == NULL
+        || l->normal_len == NULL)
+    {
         return moe_err(l->err, "%s: out of memory", l->file);
     }
 
@@ -166,6 +203,7 @@ moe_tok_load_added(moe_tok_load_t *l, json_t *list)
                 return -1;
             }
 
+            special &= l->normal_at[id] == 0;
             l->t->kind[id] |= MOE_TOKEN_ADDED
                               | (special ? MOE_TOKEN_SPECIAL : 0);
         }
@@ -280,6 +318,11 @@ load_decoded(moe_tok_load_t *l, uint32_t id, moe_textbuf_t *all)
     moe_tokenizer_t  *t = l->t;
 
     s = moe_vocab_get(&t->names, id, &len);
+
+    if (s != NULL && l->normal_at[id] != 0) {
+        len = l->normal_len[id];
+        s = l->normal.data + l->normal_at[id] - 1 - len;
+    }
 
     if (s == NULL || len == 0) {
         return 0;

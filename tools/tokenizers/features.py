@@ -120,7 +120,8 @@ def template(*parts):
 
 
 def documents():
-    size = len(document()["model"]["vocab"])
+    vocab = document()["model"]["vocab"]
+    size = len(vocab)
     yield document()
     yield document(model={"unk_token": "<unk>"})
     yield document(model={"unk_token": "<unk>", "fuse_unk": True})
@@ -149,11 +150,10 @@ def documents():
         "Regex": r"\s+|b*"}, "content": "_"}, model={"byte_fallback": True})
     for flag in ("lstrip", "rstrip", "single_word"):
         for normalized in (False, True):
-            tokens = [added("b", size + 1, True, normalized=normalized),
-                      added("x", size, normalized=normalized),
-                      added("bbb", size + 2, normalized=not normalized),
-                      added("--", size + 3, normalized=normalized)]
-            tokens.sort(key=lambda t: t["id"])
+            tokens = [added("b", vocab["b"], True, normalized=normalized),
+                      added("x", vocab["x"], normalized=normalized),
+                      added("bbb", size, normalized=not normalized),
+                      added("--", size + 1, normalized=normalized)]
             for t in tokens:
                 t[flag] = True
             yield document(normalizer={"type": "NFKC"}, added_tokens=tokens,
