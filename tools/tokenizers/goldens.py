@@ -66,7 +66,8 @@ def byte_runs_are_valid(t, ids):
         try:
             run.decode("utf-8")
         except UnicodeDecodeError:
-            return len(run) == 1
+            if len(run) > 1:
+                return False
         run = b""
     return True
 
@@ -76,6 +77,7 @@ def write_text(t, path):
     size = t.get_vocab_size()
     small = list(range(min(300, size)))
     added = list(t.get_added_tokens_decoder())
+    special = {i for i, a in t.get_added_tokens_decoder().items() if a.special}
     with open(path, "wb") as f:
         done = 0
         while done < 200:
@@ -83,7 +85,9 @@ def write_text(t, path):
                              r.choice(small), r.choice(added)]
                             if added else [r.randrange(size)])
                    for _ in range(r.randint(1, 16))]
-            if not byte_runs_are_valid(t, ids):
+            kept = [i for i in ids if i not in special]
+            if not (byte_runs_are_valid(t, ids)
+                    and byte_runs_are_valid(t, kept)):
                 continue
             done += 1
             f.write(leb128(len(ids)) + b"".join(map(leb128, ids)))
