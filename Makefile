@@ -85,6 +85,12 @@ $(BUILD)/t/%: t/engine/%.c $(LIB)
 	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -MF $@.d -o $@ $< $(LIB) $(LDFLAGS) \
 	    -lcmocka $(LDLIBS_)
 
+# an engine on strings, for the tests of the module
+
+$(BUILD)/t/moe-puppet: t/tools/moe-puppet.c $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< $(LIB) $(LDFLAGS) $(LDLIBS_)
+
 unit-build: $(UNITS)
 
 # the vocabularies that test_tokenizer compares us with the reference on

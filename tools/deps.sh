@@ -10,7 +10,8 @@ build="gcc make pkg-config libc6-dev libjansson-dev libpcre2-dev libssl-dev
 demo="$build curl jq ca-certificates procps"
 test="$demo clang llvm libclang-rt-14-dev libcmocka-dev valgrind patchelf perl
       libwww-perl libtest-base-perl libtext-diff-perl liblist-moreutils-perl
-      libipc-run-perl libio-socket-ssl-perl npm xz-utils"
+      libipc-run-perl libio-socket-ssl-perl
+      libtest-longstring-perl npm xz-utils"
 
 case "${1:-}" in
 build) want=$build ;;

@@ -1,0 +1,105 @@
+#!/bin/bash
+#
+# test-nginx.sh [-l] [SUITE] [FILE...]: the Test::Nginx suites (t/[0-9]*.t), with
+# -l the live tests (t/live-*.t) too, against SUITE's nginx: system (Debian's
+# own, the default), trixie or sid, which are unpacked under build/nginx.
+# A real engine with the demo model runs meanwhile.
+#
+# TEST_NGINX_USE_HUP, TEST_NGINX_RANDOMIZE, TEST_NGINX_USE_HTTP2 and
+# TEST_NGINX_USE_VALGRIND (give it the lifecycle files) are Test::Nginx's own
+# modes.  Exit code 3: the suite cannot be had here.
+
+set -eu
+
+cd "$(dirname "$0")/.."
+
+live=
+[ "${1:-}" != -l ] || { live=1; shift; }
+
+suite=${1:-system}
+[ $# = 0 ] || shift
+
+build=${BUILD:-build}
+
+tools/unpack-suite.sh $build/nginx perl || {
+    echo "test-nginx: Test::Nginx (libtest-nginx-perl) is needed" >&2
+    exit 1
+}
+
+if [ "$suite" = system ]; then
+    nginx=${TEST_NGINX_BINARY:-$(PATH=$PATH:/usr/sbin command -v nginx)}
+    src=/usr/share/nginx/src
+
+else
+    tools/unpack-suite.sh $build/nginx "$suite" || exit 3
+    nginx=$PWD/$build/nginx/$suite/nginx
+    src=$build/nginx/$suite/src
+fi
+
+version=$($nginx -v 2>&1 | sed 's,.*/\([0-9.]*\).*,\1,')
+module=$build/nginx-$version/objs/ngx_http_moe_module.so
+make -s $module NGINX_SRC=$src BUILD=$build
+make -s engine $build/t/moe-puppet BUILD=$build
+
+
+# a Unix socket's path has room for 107 bytes
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/moe-t.XXXXXX")
+engine=
+
+finish() {
+    [ -z "$engine" ] || { kill $engine 2>/dev/null; wait $engine; } || true
+    rm -rf "$dir"
+}
+
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+$build/moe-engine serve -m models/demo --model-name demo --threads 1 \
+    --kv-memory 200m --socket "$dir/engine.sock" >"$dir/engine.log" 2>&1 &
+engine=$!
+
+for i in $(seq 300); do
+    [ ! -S "$dir/engine.sock" ] || break
+    kill -0 $engine 2>/dev/null || { cat "$dir/engine.log" >&2; exit 1; }
+    sleep 0.1
+done
+
+port() {
+    perl -MIO::Socket::INET -e 'for (1 .. 50) {
+        my $p = 20000 + int rand 12000;
+        next unless IO::Socket::INET->new(LocalAddr => "127.0.0.1",
+                        LocalPort => $p, Listen => 1, ReuseAddr => 1);
+        print $p; last }'
+}
+
+export TEST_NGINX_BINARY=$nginx
+export TEST_NGINX_LOAD_MODULES=$PWD/$module
+export TEST_NGINX_SERVROOT=$dir/servroot
+export TEST_NGINX_PORT=${TEST_NGINX_PORT:-$(port)}
+export TEST_NGINX_LOG_LEVEL=${TEST_NGINX_LOG_LEVEL:-info}
+export TEST_NGINX_MOE_DIR=$dir
+export TEST_NGINX_MOE_ENGINE=$dir/engine.sock
+export TEST_NGINX_MOE_PUPPET=$PWD/$build/t/moe-puppet
+export TEST_NGINX_MOE_PROGRAM=$PWD/$build/moe-engine
+export TEST_NGINX_MOE_ROOT=$PWD
+export PERL5LIB=$PWD/$build/nginx/perl/lib:$PWD/t/lib${PERL5LIB:+:$PERL5LIB}
+
+if [ $# = 0 ]; then
+    set -- t/[0-9]*.t
+    [ -z "$live" ] || set -- "$@" t/live-*.t
+fi
+
+echo "== $suite: $($nginx -v 2>&1)"
+rc=0
+prove "$@" || rc=$?
+
+if ! kill -0 $engine 2>/dev/null; then
+    echo "test-nginx: the engine has ended" >&2
+    tail -n 20 "$dir/engine.log" >&2
+    rc=1
+fi
+
+[ $rc = 0 ] || tail -n 5 "$dir/engine.log" >&2
+
+exit $rc
