@@ -23,7 +23,7 @@ use warnings;
 use Exporter 'import';
 use JSON::PP;
 use Test::More ();
-use Test::Nginx::Socket -Base;
+use Test::Nginx::Socket ();
 
 our @EXPORT = qw(moe_plan moe_puppet);
 
@@ -47,15 +47,14 @@ my @puppets;
 
 
 sub moe_plan() {
-    no_root_location();
-    no_long_string();
-    master_on();
-    log_level($ENV{TEST_NGINX_LOG_LEVEL} || 'info');
+    Test::Nginx::Util::no_root_location();
+    Test::Nginx::Util::no_long_string();
+    Test::Nginx::Util::master_on();
+    Test::Nginx::Util::log_level($ENV{TEST_NGINX_LOG_LEVEL} || 'info');
 
     $ENV{$_} or die "$_ is not set: run tools/test-nginx.sh\n"
         for qw(TEST_NGINX_MOE_DIR TEST_NGINX_MOE_ENGINE TEST_NGINX_MOE_PUPPET);
 
-    Test::More::plan('no_plan');
     $ENV{TEST_NGINX_TIMEOUT} or Test::Nginx::Util::timeout(10);
 }
 
@@ -258,7 +257,7 @@ sub expand($) {
 }
 
 
-add_block_preprocessor(sub {
+&Test::Nginx::Util::add_block_preprocessor(sub {
     my ($block) = @_;
 
     for my $name (keys %endpoint) {
@@ -276,9 +275,6 @@ add_block_preprocessor(sub {
     }
 
     expand($block) if defined $block->refuses || defined $block->accepts;
-
-    my $user = $> == 0 ? "user root;\n" : '';
-    $block->set_value('main_config', $user . ($block->main_config || ''));
 
     my $http = <<"END";
     log_format moe 'M=\$moe_model S=\$moe_stream P=\$moe_prompt_tokens '
@@ -314,7 +310,7 @@ sub conditions($$$$) {
 }
 
 
-add_response_body_check(sub {
+&Test::Nginx::Socket::add_response_body_check(sub {
     my ($block, $body, $i, $repeated, $dry_run) = @_;
 
     return if $dry_run;
