@@ -8,9 +8,10 @@
 #include "front/front.h"
 
 
-/* frames, and among them jobs, that one worker may have taken in a turn */
+/* frames that one worker may have taken in a turn, and how long their
+ * prompts may keep the others waiting */
 #define MOE_WORKER_FRAMES   256
-#define MOE_WORKER_JOBS     8
+#define MOE_WORKER_TURN_US  5000
 
 #define MOE_WORKER_HELLO_US (5 * MOE_SECOND)
 
@@ -322,10 +323,11 @@ moe_worker_control(moe_worker_t *w, const moe_frame_t *frame)
 static void
 moe_worker_read(moe_worker_t *w)
 {
-    int          rc, frames, jobs;
+    int          rc, frames;
+    uint64_t     begun;
     moe_frame_t  frame;
 
-    jobs = 0;
+    begun = moe_front_clock();
 
     for (frames = 0; frames < MOE_WORKER_FRAMES; frames++) {
 
@@ -343,12 +345,13 @@ moe_worker_read(moe_worker_t *w)
         switch (frame.type) {
 
         case MOE_FRAME_JOB:
-            if (jobs++ == MOE_WORKER_JOBS) {
+            moe_worker_job(w, &frame);
+
+            if (moe_front_clock() - begun > MOE_WORKER_TURN_US) {
                 w->front->again = 1;
                 return;
             }
 
-            moe_worker_job(w, &frame);
             break;
 
         case MOE_FRAME_CANCEL:

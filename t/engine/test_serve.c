@@ -9,7 +9,7 @@
 
 static char      socket_path[64];
 static pid_t     engine;
-static worker_t  w;
+static worker_t  w, spare;
 
 
 static void
@@ -722,8 +722,7 @@ test_hostile(void **unused)
     uint64_t     junk[64];
 
     worker_stats(&w, &before);
-    bad = malloc(sizeof(worker_t));
-    assert_non_null(bad);
+    bad = &spare;
 
     for (k = 0; k < 5; k++) {
 
@@ -780,8 +779,6 @@ test_hostile(void **unused)
     test_sleep(250);
     worker_stats(&w, &after);
     assert_int_equal(after.lanes_broken, before.lanes_broken + 5);
-
-    free(bad);
 }
 
 
@@ -793,8 +790,7 @@ test_hang_up(void **unused)
     moe_job_t    job;
     moe_stats_t  before, after;
 
-    other = malloc(sizeof(worker_t));
-    assert_non_null(other);
+    other = &spare;
 
     test_sleep(150);
     worker_stats(&w, &before);
@@ -814,7 +810,6 @@ test_hang_up(void **unused)
     }
 
     worker_close(other);
-    free(other);
 
     for (i = 0; i < 200; i++) {
         test_sleep(20);
@@ -919,8 +914,7 @@ test_socket(void **unused)
 
     other_socket(path, sizeof(path), "stale");
     pid = engine_start(path, NULL);
-    v = malloc(sizeof(worker_t));
-    assert_non_null(v);
+    v = &spare;
     worker_ready(v, path);
     kill(pid, SIGKILL);
     assert_int_equal(engine_wait(pid), 128 + SIGKILL);
@@ -944,8 +938,6 @@ test_socket(void **unused)
     pid = engine_start(path, NULL);
     assert_int_equal(engine_wait(pid), 1);
     assert_int_equal(unlink(path), 0);
-
-    free(v);
 }
 
 
@@ -963,8 +955,7 @@ test_drain(void **unused)
     const char *const  brief[] = { "--drain-timeout", "0", NULL };
 
     other_socket(path, sizeof(path), "drain");
-    v = malloc(sizeof(worker_t));
-    assert_non_null(v);
+    v = &spare;
 
     pid = engine_start(path, args);
     worker_ready(v, path);
@@ -1012,8 +1003,6 @@ test_drain(void **unused)
     assert_sound(r, 503);
     assert_int_equal(engine_wait(pid), 0);
     worker_close(v);
-
-    free(v);
 }
 
 
@@ -1027,8 +1016,7 @@ test_idle(void **unused)
     const char *const  args[] = { "--idle-exit", "1", NULL };
 
     other_socket(path, sizeof(path), "idle");
-    v = malloc(sizeof(worker_t));
-    assert_non_null(v);
+    v = &spare;
 
     pid = engine_start(path, args);
     worker_ready(v, path);
@@ -1037,7 +1025,6 @@ test_idle(void **unused)
     worker_close(v);
 
     assert_int_equal(engine_wait(pid), MOE_EXIT_IDLE);
-    free(v);
 }
 
 
@@ -1055,8 +1042,7 @@ test_queue(void **unused)
                                   NULL };
 
     other_socket(path, sizeof(path), "queue");
-    v = malloc(sizeof(worker_t));
-    assert_non_null(v);
+    v = &spare;
 
     pid = engine_start(path, args);
     worker_ready(v, path);
@@ -1106,7 +1092,6 @@ test_queue(void **unused)
 
     worker_close(v);
     assert_int_equal(engine_stop(pid), 0);
-    free(v);
 }
 
 

@@ -142,7 +142,7 @@ engine_start(const char *socket, const char *const *args)
 
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        _exit(moe_serve_main(n, (char **) (uintptr_t) argv));
+        exit(moe_serve_main(n, (char **) (uintptr_t) argv));
     }
 
     return pid;
