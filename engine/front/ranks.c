@@ -307,6 +307,7 @@ moe_proc_ready(moe_proc_t *p)
     p->since_us = f->now;
     f->failed = 0;
     f->dirty = 1;
+    f->tick_us = 0;
 
     moe_log(MOE_LOG_NOTICE, "rank %u is ready pid=%d kv_pages=%llu "
             "load_ms=%llu", p->index, (int) p->pid,
