@@ -99,7 +99,7 @@ http {
         }
 
         location = /status {
-            moe_status  engine;
+            moe_status;
         }
     }
 }
