@@ -527,8 +527,9 @@ subscript(jparse_t *p, jnode_t *obj)
         return n;
     }
 
-    if (jp_is(p, JT_RBRACKET)) {
-        jp_unexpected(p);
+    if (jp_skip(p, JT_RBRACKET)) {
+        n->b = jp_node(p, JN_TUPLE, t->line);
+        return n;
     }
 
     n->b = subscribed(p);

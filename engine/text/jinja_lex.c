@@ -211,7 +211,9 @@ raw_block(jlex_t *l, size_t at)
         }
     }
 
-    lex_fail(l, "Missing end of raw directive");
+    if (at < l->len) {
+        lex_fail(l, "Missing end of raw directive");
+    }
 }
 
 
@@ -228,7 +230,12 @@ comment(jlex_t *l, size_t at)
         }
     }
 
-    lex_fail(l, "Missing end of comment tag");
+    /* Jinja2 does not mind one that begins at the very end */
+    if (at < l->len) {
+        lex_fail(l, "Missing end of comment tag");
+    }
+
+    advance(l, l->len);
 }
 
 

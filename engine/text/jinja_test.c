@@ -55,13 +55,13 @@ t_sameas(jx_t *x, jv_t v, jv_t *arg, const jcall_t *call)
 
     switch (v.type) {
 
-    case J_UNDEF:
     case J_NONE:
     case J_BOOL:
     case J_INT:
     case J_STR:
         return j_bool(j_equal(x, v, arg[0]));
 
+    case J_UNDEF:
     case J_FLOAT:
         return j_bool(false);
 
