@@ -10,7 +10,8 @@
 #define MOE_MAIN_H
 
 
-#define MOE_VERSION        "0.1.0"
+#include "base/version.h"
+
 
 #define MOE_EXIT_ERROR     1
 #define MOE_EXIT_USAGE     2

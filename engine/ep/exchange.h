@@ -7,12 +7,12 @@
  * begin says how many rows this rank has, dispatch how many of them are left
  * in this layer (the last one needs only those whose logits are wanted).
  * dispatch takes the rows [nrows][hidden] with the experts chosen for each
- * [nrows][top_k] and gives the rows of all ranks that this rank's experts have to compute,
- * sorted by expert.  combine returns what was computed and gives one result
- * row for each (row, slot) of this rank; the caller weights and adds them in
- * order of slot.  The row format is applied to every row that crosses the
- * boundary, in both directions, also where home and expert are one process;
- * so the number of ranks changes no answer.
+ * [nrows][top_k] and gives the rows of all ranks that this rank's experts have
+ * to compute, sorted by expert.  combine returns what was computed and gives
+ * one result row for each (row, slot) of this rank; the caller weights and
+ * adds them in order of slot.  The row format is applied to every row that
+ * crosses the boundary, in both directions, also where home and expert are
+ * one process; so the number of ranks changes no answer.
  *
  * Each call has a deadline (milliseconds of CLOCK_MONOTONIC) and returns
  * MOE_EXCHANGE_LATE with the set of ranks that did not answer.

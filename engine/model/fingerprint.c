@@ -4,11 +4,12 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/version.h"
 #include "model/fingerprint.h"
 
 
-/* changes with every change that may move a bit of a logit */
-#define NUMERICS  "ngx_moe numerics 1"
+/* the number changes with every change that may move a bit of a logit */
+#define PROGRAM  "ngx_moe " MOE_VERSION " numerics 1"
 
 enum {
     CONFIG_MAX = 1 << 24,
@@ -100,7 +101,7 @@ moe_fingerprint(const moe_model_t *m, const char *dir, uint8_t out[32],
         return moe_err(err, "fingerprint: no SHA-256");
     }
 
-    add_text(md, NUMERICS);
+    add_text(md, PROGRAM);
     add_text(md, m->kernels->set);
     add_text(md, m->kv.format == MOE_KV_BF16 ? "kv bf16" : "kv f32");
     add_text(md, moe_row_format_name(MOE_ROWS_F32));

@@ -3,7 +3,9 @@
  *
  * The caller works along and takes every task that no helper has taken, so a
  * helper that the system does not run costs nothing but its help.  Helpers
- * spin for some microseconds after a run, then sleep on a futex.
+ * spin for some microseconds after a run, then sleep on a futex.  While other
+ * processes keep taking the helpers' processors from them, the caller works
+ * alone.
  */
 
 #ifndef MOE_POOL_H
@@ -17,7 +19,8 @@
 
 typedef struct moe_pool_s  moe_pool_t;
 
-/* task: 0 .. ntasks - 1, in no order; thread: 0 .. threads - 1, 0 the caller */
+/* task: 0 .. ntasks - 1, in no order; thread: 0 .. threads - 1, 0 is the
+ * caller */
 typedef void (*moe_task_pt)(void *ctx, uint32_t task, uint32_t thread);
 
 
