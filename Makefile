@@ -143,6 +143,10 @@ demo-stop:
 test: deps-test
 	@$(MAKE) engine clang unit sanitize fuzz
 
+#: make bench-sse     what an SSE event costs, beside the bare ceiling
+bench-sse: module $(BUILD)/t/moe-puppet
+	@tools/bench/sse.sh
+
 #: make install       engine, module, unit and configuration (DESTDIR, PREFIX)
 PREFIX  ?= /usr/local
 MODULES ?= /usr/share/nginx/modules

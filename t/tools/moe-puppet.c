@@ -9,6 +9,8 @@
  *   start=0       ms until STARTED
  *   first=0       ms from STARTED to the first token
  *   delay=0       ms between bursts
+ *   tick=1        tokens come at whole multiples of this many ms, those of
+ *                 all jobs together, as an engine's steps do
  *   finish=stop   or length
  *   refuse=503    an END of this status instead of STARTED
  *   end=500       an END of this status after the tokens
@@ -42,7 +44,7 @@
 
 
 #define PUPPET_LANES  64
-#define PUPPET_JOBS   4096
+#define PUPPET_JOBS   MOE_SLOTS
 
 
 typedef struct {
@@ -114,6 +116,20 @@ puppet_number(const puppet_job_t *j, const char *key, uint32_t otherwise)
     p = puppet_word(j, key);
 
     return p ? (uint32_t) strtoul(p, NULL, 10) : otherwise;
+}
+
+
+static void
+puppet_later(puppet_job_t *j, uint32_t ms)
+{
+    uint32_t  tick;
+
+    tick = puppet_number(j, "tick", 1);
+    j->at += ms;
+
+    if (tick > 1) {
+        j->at += tick - 1 - (j->at + tick - 1) % tick;
+    }
 }
 
 
@@ -315,7 +331,7 @@ puppet_tokens(puppet_lane_t *l, puppet_job_t *j)
         stats.steps++;
 
         if (j->done % burst == 0 && j->done < total) {
-            j->at += puppet_number(j, "delay", 0);
+            puppet_later(j, puppet_number(j, "delay", 0));
 
             if (j->at > puppet_now()) {
                 return 0;
@@ -354,7 +370,7 @@ puppet_step(puppet_lane_t *l, puppet_job_t *j)
         memset(&s, 0, sizeof(s));
         s.prompt_tokens = j->prompt;
         j->started = 1;
-        j->at += puppet_number(j, "first", 0);
+        puppet_later(j, puppet_number(j, "first", 0));
         (void) moe_put_started(&l->lane, j->slot, j->gen, &s);
 
         if (j->at > puppet_now()) {

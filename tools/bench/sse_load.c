@@ -1,12 +1,14 @@
 /*
- * sse_load PORT STREAMS SECONDS PID [SAMPLE]
+ * sse_load PORT STREAMS SECONDS PID SAMPLE|- PROMPT
  *
  * Opens STREAMS chat streams on 127.0.0.1:PORT, waits until each has had its
  * first event, then counts events for SECONDS and reads the processor time
- * that process PID took meanwhile.  With SAMPLE the bytes of one event as
- * they came over the socket are written to that file.  Prints one line:
+ * and memory that process PID took.  The bytes of one event as they came
+ * over the socket go into the file SAMPLE.  Prints one line:
  *
- *     streams events/s us/event bytes/event
+ *     streams events/s us/event bytes/event KB/stream
+ *
+ * Streams that say nothing but their role are idle: their memory counts.
  */
 
 #include <arpa/inet.h>
@@ -34,7 +36,7 @@ typedef struct {
 
 static const char  mark[] = "data: {";
 static const char  body[] =
-    "{\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"go\"}]}";
+    "{\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}";
 
 
 static uint64_t
@@ -71,11 +73,42 @@ cpu_ns(const char *pid)
 }
 
 
+/* memory that is the process's own, in KB */
+
+static long
+anon_kb(const char *pid)
+{
+    char   path[64], line[256];
+    long   kb;
+    FILE  *f;
+
+    snprintf(path, sizeof(path), "/proc/%s/status", pid);
+
+    f = fopen(path, "r");
+    if (f == NULL) {
+        fprintf(stderr, "sse_load: no status of %s\n", pid);
+        exit(1);
+    }
+
+    kb = 0;
+
+    while (fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "RssAnon: %ld", &kb) == 1) {
+            break;
+        }
+    }
+
+    fclose(f);
+
+    return kb;
+}
+
+
 static int
-stream_open(int port)
+stream_open(int port, const char *prompt)
 {
     int                 fd, n;
-    char                req[512];
+    char                req[1024], text[512];
     struct sockaddr_in  sin;
 
     fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -92,10 +125,11 @@ stream_open(int port)
         exit(1);
     }
 
+    n = snprintf(text, sizeof(text), body, prompt);
     n = snprintf(req, sizeof(req),
                  "POST /v1/chat/completions HTTP/1.1\r\n"
                  "Host: localhost\r\nContent-Type: application/json\r\n"
-                 "Content-Length: %zu\r\n\r\n%s", sizeof(body) - 1, body);
+                 "Content-Length: %d\r\n\r\n%s", n, text);
 
     if (write(fd, req, (size_t) n) != n) {
         perror("sse_load: write");
@@ -160,6 +194,7 @@ main(int argc, char **argv)
 {
     int                  ep, i, n, nstreams, begun;
     char                 buf[65536];
+    long                 kb;
     ssize_t              got;
     uint64_t             start, end, cpu, events, bytes;
     stream_t            *streams, *s;
@@ -167,14 +202,15 @@ main(int argc, char **argv)
     struct rlimit        lim;
     struct epoll_event   ev, evs[512];
 
-    if (argc < 5) {
-        fprintf(stderr, "usage: sse_load PORT STREAMS SECONDS PID "
-                "[SAMPLE]\n");
+    if (argc != 7) {
+        fprintf(stderr, "usage: sse_load PORT STREAMS SECONDS PID SAMPLE|- "
+                "PROMPT\n");
         return 2;
     }
 
     nstreams = atoi(argv[2]);
-    sample = argc > 5 ? argv[5] : NULL;
+    sample = strcmp(argv[5], "-") != 0 ? argv[5] : NULL;
+    kb = anon_kb(argv[4]);
 
     getrlimit(RLIMIT_NOFILE, &lim);
     lim.rlim_cur = lim.rlim_max;
@@ -184,7 +220,7 @@ main(int argc, char **argv)
     ep = epoll_create1(0);
 
     for (i = 0; i < nstreams; i++) {
-        streams[i].fd = stream_open(atoi(argv[1]));
+        streams[i].fd = stream_open(atoi(argv[1]), argv[6]);
         ev.events = EPOLLIN;
         ev.data.ptr = &streams[i];
         epoll_ctl(ep, EPOLL_CTL_ADD, streams[i].fd, &ev);
@@ -244,10 +280,11 @@ main(int argc, char **argv)
 
     cpu = cpu_ns(argv[4]) - cpu;
 
-    printf("%d %.0f %.3f %.0f\n", nstreams,
+    printf("%d %.0f %.3f %.0f %.2f\n", nstreams,
            (double) events * 1e9 / (double) (now_ns() - start),
-           (double) cpu / 1e3 / (double) events,
-           (double) bytes / (double) events);
+           events ? (double) cpu / 1e3 / (double) events : 0,
+           events ? (double) bytes / (double) events : 0,
+           (double) (anon_kb(argv[4]) - kb) / nstreams);
 
     return 0;
 }
