@@ -621,6 +621,7 @@ test_raise(void **state)
     result_t            r;
     json_t             *vars;
     static const char   src[] = "{{ raise_exception('no ' ~ what) }}";
+    static const char   big[] = "{{ raise_exception('\xc3\xa9' * 400) }}";
 
     vars = json_pack("{s:s}", "what", "tools");
     render_env(src, strlen(src), vars, NULL, &r);
@@ -632,7 +633,7 @@ test_raise(void **state)
     /* cut where a character begins */
     vars = json_object();
     json_object_set_new(vars, "what", json_string(""));
-    render_env("{{ raise_exception('\xc3\xa9' * 400) }}", 37, vars, NULL, &r);
+    render_env(big, strlen(big), vars, NULL, &r);
     assert_int_equal(r.out.status, MOE_TEMPLATE_RAISED);
     assert_int_equal(strlen(r.err.text), 510);
     json_decref(vars);
