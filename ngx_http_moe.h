@@ -225,7 +225,7 @@ struct ngx_http_moe_ctx_s {
     ngx_http_request_t          *request;
     ngx_http_upstream_t         *upstream;
     ngx_http_moe_error_t        *error;
-    ngx_str_t                    record;        /* until STARTED */
+    ngx_str_t                    record;        /* until it has begun */
     ngx_str_t                    model;         /* asked for, or empty */
 
     ngx_http_moe_out_t           out;
@@ -240,6 +240,8 @@ struct ngx_http_moe_ctx_s {
     ngx_msec_t                   sent;          /* last bytes */
     ngx_msec_t                   parked;
 
+    moe_started_t                usage;
+    u_char                       fingerprint[32];
     moe_end_t                    end;           /* numbers only */
     size_t                       response;      /* bytes of a whole reply */
     ngx_str_t                   *engine;        /* name of the peer */
@@ -268,6 +270,7 @@ struct ngx_http_moe_ctx_s {
     unsigned                     has_first:1;
     unsigned                     is_parked:1;
     unsigned                     counted:1;
+    unsigned                     begun:1;       /* no other engine can */
     unsigned                     nomem:1;
     unsigned                     discard:1;     /* nobody listens */
     unsigned                     engines:1;     /* error is the engine's */
@@ -334,10 +337,13 @@ void ngx_http_moe_times_add(ngx_http_moe_times_t *t, ngx_msec_t ms);
 /* handler */
 
 ngx_int_t ngx_http_moe_handler(ngx_http_request_t *r);
-ngx_int_t ngx_http_moe_rewrite_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_moe_early_handler(ngx_http_request_t *r);
 
 /* the request's context, also after an internal redirect; NULL if none */
 ngx_http_moe_ctx_t *ngx_http_moe_get_ctx(ngx_http_request_t *r);
+
+/* the same, made where the location has moe_pass */
+ngx_http_moe_ctx_t *ngx_http_moe_need_ctx(ngx_http_request_t *r);
 
 
 /* reply */
@@ -370,6 +376,10 @@ ngx_int_t ngx_http_moe_header_filter_init(ngx_conf_t *cf);
 extern ngx_http_moe_job_ops_t  ngx_http_moe_stream_ops;
 
 void ngx_http_moe_stream_start(ngx_http_moe_ctx_t *ctx);
+
+/* The answer takes its form: to be called before anything is rendered.  No
+ * other engine can be asked after that.  NGX_OK or NGX_ERROR. */
+ngx_int_t ngx_http_moe_stream_begin(ngx_http_moe_ctx_t *ctx);
 
 /* ends the request with err, after the job's end if there is one */
 void ngx_http_moe_stream_fail(ngx_http_moe_ctx_t *ctx,

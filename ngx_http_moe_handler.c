@@ -32,7 +32,7 @@ static ngx_http_moe_ctx_t *ngx_http_moe_create_ctx(ngx_http_request_t *r,
     ngx_http_moe_endpoint_t *ep);
 static void ngx_http_moe_ctx_cleanup(void *data);
 static void ngx_http_moe_body_handler(ngx_http_request_t *r);
-static void ngx_http_moe_early_handler(ngx_http_request_t *r);
+static void ngx_http_moe_early_body_handler(ngx_http_request_t *r);
 static ngx_int_t ngx_http_moe_parse(ngx_http_moe_ctx_t *ctx);
 static ngx_int_t ngx_http_moe_body(ngx_http_request_t *r, ngx_str_t *body,
     u_char **heap);
@@ -187,6 +187,28 @@ ngx_http_moe_reject(ngx_http_request_t *r, ngx_http_moe_error_t *err)
 /* contexts */
 
 
+ngx_http_moe_ctx_t *
+ngx_http_moe_need_ctx(ngx_http_request_t *r)
+{
+    ngx_http_moe_ctx_t       *ctx;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    ctx = ngx_http_moe_get_ctx(r);
+
+    if (ctx) {
+        return ctx;
+    }
+
+    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+
+    if (mlcf->upstream == NULL && mlcf->pass == NULL) {
+        return NULL;
+    }
+
+    return ngx_http_moe_create_ctx(r, ngx_http_moe_endpoint(r));
+}
+
+
 static ngx_http_moe_ctx_t *
 ngx_http_moe_create_ctx(ngx_http_request_t *r, ngx_http_moe_endpoint_t *ep)
 {
@@ -311,7 +333,7 @@ ngx_http_moe_body_handler(ngx_http_request_t *r)
  */
 
 ngx_int_t
-ngx_http_moe_rewrite_handler(ngx_http_request_t *r)
+ngx_http_moe_early_handler(ngx_http_request_t *r)
 {
     ngx_int_t                 rc;
     ngx_http_moe_ctx_t       *ctx;
@@ -342,7 +364,7 @@ ngx_http_moe_rewrite_handler(ngx_http_request_t *r)
 
     ctx->early = 1;
 
-    rc = ngx_http_read_client_request_body(r, ngx_http_moe_early_handler);
+    rc = ngx_http_read_client_request_body(r, ngx_http_moe_early_body_handler);
 
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
         return rc;
@@ -354,7 +376,7 @@ ngx_http_moe_rewrite_handler(ngx_http_request_t *r)
 
 
 static void
-ngx_http_moe_early_handler(ngx_http_request_t *r)
+ngx_http_moe_early_body_handler(ngx_http_request_t *r)
 {
     ngx_http_moe_ctx_t  *ctx;
 

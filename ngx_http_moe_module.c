@@ -823,12 +823,14 @@ ngx_http_moe_init(ngx_conf_t *cf)
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 
-    h = ngx_array_push(&cmcf->phases[NGX_HTTP_REWRITE_PHASE].handlers);
+    /* the last one that is added is the first that runs: before the limits */
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_PREACCESS_PHASE].handlers);
     if (h == NULL) {
         return NGX_ERROR;
     }
 
-    *h = ngx_http_moe_rewrite_handler;
+    *h = ngx_http_moe_early_handler;
 
     return ngx_http_moe_header_filter_init(cf);
 }

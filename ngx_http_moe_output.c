@@ -89,8 +89,9 @@ ngx_http_moe_output_whole(ngx_http_moe_ctx_t *ctx)
     r = ctx->request;
     ngx_memzero(&out, sizeof(ngx_http_moe_out_t));
 
-    if (ngx_http_moe_api_finish(&ctx->api, &ctx->end, ctx->context, &out)
-        != NGX_OK)
+    if (ngx_http_moe_stream_begin(ctx) != NGX_OK
+        || ngx_http_moe_api_finish(&ctx->api, &ctx->end, ctx->context, &out)
+           != NGX_OK)
     {
         ngx_http_moe_out_free(&out);
         ngx_http_moe_stream_finalize(ctx, NGX_HTTP_INTERNAL_SERVER_ERROR);
@@ -111,7 +112,11 @@ ngx_http_moe_output_header(ngx_http_moe_ctx_t *ctx)
     ctx->header_sent = 1;
     ctx->sent = ngx_current_msec;
 
-    rc = ngx_http_moe_send_sse_header(ctx->request);
+    rc = ngx_http_moe_stream_begin(ctx);
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_moe_send_sse_header(ctx->request);
+    }
 
     if (rc == NGX_ERROR || rc > NGX_OK || ctx->request->header_only) {
         ngx_http_moe_output_failed(ctx);

@@ -254,7 +254,7 @@ ngx_http_moe_header_filter(ngx_http_request_t *r)
     ngx_http_moe_ctx_t  *ctx;
 
     if (r == r->main) {
-        ctx = ngx_http_moe_get_ctx(r);
+        ctx = ngx_http_moe_need_ctx(r);
 
         if (ctx && ngx_http_moe_add_header(r, "X-Request-Id",
                                            &ctx->api.request_id)

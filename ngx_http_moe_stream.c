@@ -39,6 +39,7 @@ static ngx_int_t ngx_http_moe_stream_event(ngx_http_moe_job_t *job,
 static void ngx_http_moe_stream_unstarted(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_started(ngx_http_moe_ctx_t *ctx,
     moe_started_t *started);
+static void ngx_http_moe_stream_name(ngx_http_moe_ctx_t *ctx);
 static ngx_int_t ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx,
     moe_delta_t *delta, size_t size, const char **why);
 static ngx_int_t ngx_http_moe_stream_end(ngx_http_moe_ctx_t *ctx,
@@ -53,6 +54,8 @@ static void ngx_http_moe_stream_account(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_cancel(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_timer(ngx_event_t *ev);
 static void ngx_http_moe_stream_deadline(ngx_http_moe_ctx_t *ctx);
+static void ngx_http_moe_stream_set_timer(ngx_http_moe_ctx_t *ctx,
+    ngx_msec_t ms);
 static void ngx_http_moe_stream_cleanup(void *data);
 
 
@@ -260,7 +263,7 @@ ngx_http_moe_stream_connect(ngx_http_moe_ctx_t *ctx)
         rc = ngx_http_moe_lane_attach(lane, &ctx->job);
 
         if (rc == NGX_AGAIN) {
-            ngx_add_timer(&ctx->timer, mlcf->connect_timeout);
+            ngx_http_moe_stream_set_timer(ctx, mlcf->connect_timeout);
             return;
         }
 
@@ -323,6 +326,9 @@ ngx_http_moe_stream_submit(ngx_http_moe_ctx_t *ctx,
 
     mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
 
+    ngx_memcpy(ctx->fingerprint, lane->hello.fingerprint,
+               sizeof(ctx->fingerprint));
+
     ctx->state = NGX_HTTP_MOE_QUEUED;
     ctx->submitted = ngx_current_msec;
     ctx->upstream->state->connect_time = ngx_current_msec
@@ -333,7 +339,7 @@ ngx_http_moe_stream_submit(ngx_http_moe_ctx_t *ctx,
         r->main->blocked++;
     }
 
-    ngx_add_timer(&ctx->timer, mlcf->queue_timeout);
+    ngx_http_moe_stream_set_timer(ctx, mlcf->queue_timeout);
 
     return NGX_OK;
 }
@@ -524,31 +530,59 @@ ngx_http_moe_stream_unstarted(ngx_http_moe_ctx_t *ctx)
 static void
 ngx_http_moe_stream_started(ngx_http_moe_ctx_t *ctx, moe_started_t *started)
 {
-    ngx_str_t             name;
-    ngx_http_moe_lane_t  *lane;
-
-    lane = ctx->job.lane;
-
     ctx->state = NGX_HTTP_MOE_STARTED;
     ctx->started = ngx_current_msec;
     ctx->sent = ngx_current_msec;
+    ctx->usage = *started;
     ctx->prompt_tokens = started->prompt_tokens;
     ctx->cached_tokens = started->cached_tokens;
+    ctx->armed = 0;
 
-    /* no other engine will be asked */
+    if (ctx->api.model.len == 0) {
+        ngx_http_moe_stream_name(ctx);
+    }
+}
+
+
+/* the first model that is served is meant where none is named */
+
+static void
+ngx_http_moe_stream_name(ngx_http_moe_ctx_t *ctx)
+{
+    char    *name;
+    u_char  *p;
+    size_t   len;
+
+    name = ctx->job.lane->hello.models[0].name;
+    len = ngx_strlen(name);
+
+    p = ngx_pnalloc(ctx->request->pool, len);
+    if (p == NULL) {
+        ctx->nomem = 1;
+        return;
+    }
+
+    ngx_memcpy(p, name, len);
+
+    ctx->api.model.data = p;
+    ctx->api.model.len = len;
+}
+
+
+ngx_int_t
+ngx_http_moe_stream_begin(ngx_http_moe_ctx_t *ctx)
+{
+    if (ctx->begun) {
+        return NGX_OK;
+    }
+
+    ctx->begun = 1;
 
     ngx_free(ctx->record.data);
     ctx->record.data = NULL;
 
-    name.data = (u_char *) lane->hello.models[0].name;
-    name.len = ngx_strlen(name.data);
-
-    if (ngx_http_moe_api_started(&ctx->api, &name, lane->hello.fingerprint,
-                                 started)
-        != NGX_OK)
-    {
-        ctx->nomem = 1;
-    }
+    return ngx_http_moe_api_started(&ctx->api, &ctx->api.model,
+                                    ctx->fingerprint, &ctx->usage);
 }
 
 
@@ -588,6 +622,11 @@ ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx, moe_delta_t *delta,
 
     if (ctx->cancelling || ctx->aborted || ctx->discard || ctx->nomem) {
         ngx_http_moe_lane_credit(&ctx->job, size, mlcf->buffer_size / 4);
+        return NGX_OK;
+    }
+
+    if (ngx_http_moe_stream_begin(ctx) != NGX_OK) {
+        ctx->nomem = 1;
         return NGX_OK;
     }
 
@@ -803,9 +842,9 @@ ngx_http_moe_stream_ended(ngx_http_moe_ctx_t *ctx)
         return;
     }
 
-    if (!ctx->cancelling && !ctx->header_sent && ctx->record.data) {
+    if (!ctx->cancelling && !ctx->begun) {
 
-        /* it did not start: another engine may have it */
+        /* nothing came of it: another engine may have it */
 
         ft = 0;
 
@@ -963,7 +1002,7 @@ ngx_http_moe_stream_cancel(ngx_http_moe_ctx_t *ctx)
     ctx->cancelling = 1;
 
     ngx_http_moe_lane_cancel(&ctx->job);
-    ngx_add_timer(&ctx->timer, NGX_HTTP_MOE_HOLD);
+    ngx_http_moe_stream_set_timer(ctx, NGX_HTTP_MOE_HOLD);
 }
 
 
@@ -1127,7 +1166,20 @@ ngx_http_moe_stream_arm(ngx_http_moe_ctx_t *ctx)
 
     left = (ngx_msec_int_t) (at - ngx_current_msec);
 
-    ngx_add_timer(&ctx->timer, left > 0 ? (ngx_msec_t) left : 1);
+    ngx_http_moe_stream_set_timer(ctx, left > 0 ? (ngx_msec_t) left : 1);
+}
+
+
+/* exactly: nginx leaves a timer alone that would move by less than 300 ms */
+
+static void
+ngx_http_moe_stream_set_timer(ngx_http_moe_ctx_t *ctx, ngx_msec_t ms)
+{
+    if (ctx->timer.timer_set) {
+        ngx_del_timer(&ctx->timer);
+    }
+
+    ngx_add_timer(&ctx->timer, ms);
 }
 
 
