@@ -65,6 +65,7 @@ attn_scores(query_t *q, int n, const page_t *pg, uint32_t valid,
     for (row = 0; row < n; row += rt) {
         rt = n - row < ROW_TILE ? n - row : ROW_TILE;
         nt = rt == 1 ? 8 : COLS;
+        t.ahead = (size_t) nt * pg->ld_k * type_size(pg->type);
 
         for (i = 0; i < rt; i++) {
             t.x[i] = q[row + i].q;

@@ -15,6 +15,9 @@ typedef struct {
     const float    *x[ROW_TILE > 4 ? ROW_TILE : 4];
     const uint8_t  *w[8];
     const float    *scale[8];   /* F8: a column's scales along k */
+    size_t          ahead;      /* bytes from w to the next tile's; a column
+                                 * is often a page of memory, beyond which
+                                 * the processor does not look by itself */
 } tile_t;
 
 
@@ -34,6 +37,9 @@ tile_run(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t from,
         UNROLL
         for (j = 0; j < nt; j++) {
             w[j] = load_as_f32(type, t->w[j] + k * size);
+            if (rt == 1) {
+                __builtin_prefetch(t->w[j] + t->ahead + k * size);
+            }
             if (type == MOE_W_F8_E4M3) {
                 w[j] = w[j] * scale[j];
             }
@@ -250,6 +256,8 @@ matmul_tile(const moe_matmul_t *p, tile_pt fn, uint32_t row, int rt,
             t.scale[j] = w->scale + (at + w->row0) / 128 * w->scale_cols;
         }
     }
+
+    t.ahead = (size_t) nt * w->k * type_size(w->type);
 
     for (i = 0; i < rt; i++) {
         t.x[i] = p->x + (row + i) * p->ldx;
