@@ -740,8 +740,14 @@ moe_lane_drain(moe_lane_t *l)
             return MOE_JOBQ_ERROR;
         }
 
-        return moe_lane_broken(l, n ? "peer sent what is no kick"
-                                    : "peer closed");
+        if (n) {
+            return moe_lane_broken(l, "peer sent what is no kick");
+        }
+
+        /* its end, in order or not: no violation */
+        l->why = "peer closed";
+        errno = ECONNRESET;
+        return MOE_JOBQ_ERROR;
     }
 
     return MOE_JOBQ_AGAIN;

@@ -84,7 +84,8 @@
 
 #define MOE_JOBQ_OK          0
 #define MOE_JOBQ_AGAIN       1          /* nothing there, or no room */
-#define MOE_JOBQ_ERROR       (-1)       /* peer broke the protocol, or errno */
+#define MOE_JOBQ_ERROR       (-1)       /* errno; EPROTO: peer broke the
+                                           protocol; ECONNRESET: it left */
 
 
 typedef enum {

@@ -305,6 +305,7 @@ test_hang_up(void **state)
     close(p.sv[0]);
 
     assert_int_equal(moe_lane_drain(&p.eng), MOE_JOBQ_ERROR);
+    assert_int_equal(errno, ECONNRESET);
     assert_non_null(p.eng.why);
 
     moe_lane_destroy(&p.eng);
