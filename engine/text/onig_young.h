@@ -4,8 +4,8 @@
  *
  * The reference's Oniguruma has Unicode 16, PCRE2 10.42 has 14.  A text with
  * characters of the years between is matched in a shadow: each of them is
- * replaced by one of the same category and length, so that every match is at
- * the same place.
+ * replaced by its nearest neighbour of the same category and length, so that
+ * every match is at the same place.
  */
 
 #ifndef MOE_TEXT_ONIG_YOUNG_H

@@ -89,13 +89,28 @@ test_bytes(test_file_t *f, size_t *n)
 }
 
 
+/* loaded once for all tests */
+
+static struct {
+    const char       *name;
+    moe_tokenizer_t  *t;
+} test_loaded[8];
+
+
 static moe_tokenizer_t *
 test_load(const char *name)
 {
+    int               i;
     char              path[512];
     moe_err_t         err;
     const char       *dir;
     moe_tokenizer_t  *t;
+
+    for (i = 0; test_loaded[i].name != NULL; i++) {
+        if (strcmp(test_loaded[i].name, name) == 0) {
+            return test_loaded[i].t;
+        }
+    }
 
     dir = getenv("MOE_TOKENIZERS");
     snprintf(path, sizeof(path), "%s/%s", dir ? dir : "build/tokenizers",
@@ -111,7 +126,23 @@ test_load(const char *name)
                  err.text);
     }
 
+    test_loaded[i].name = name;
+    test_loaded[i].t = t;
+
     return t;
+}
+
+
+static int
+test_unload(void **state)
+{
+    int  i;
+
+    for (i = 0; test_loaded[i].name != NULL; i++) {
+        moe_tokenizer_free(test_loaded[i].t);
+    }
+
+    return 0;
 }
 
 
@@ -178,7 +209,6 @@ test_golden(const char *name)
                   (double) bytes / seconds / 1e6);
 
     moe_ids_free(&ids);
-    moe_tokenizer_free(t);
     free(text.data);
     free(gold.data);
 }
@@ -276,14 +306,12 @@ test_bos(void **state)
     assert_int_equal(ids.ids[1], 19923);
     test_encode(t, "Hello", NULL, 0, &ids);
     assert_int_equal(ids.n, 1);
-    moe_tokenizer_free(t);
 
     t = test_load("mixtral");               /* by its template */
     assert_int_equal(moe_tokenizer_bos(t), 1);
     test_encode(t, "", NULL, MOE_TOK_ADD_BOS, &ids);
     assert_int_equal(ids.n, 1);
     assert_int_equal(ids.ids[0], 1);
-    moe_tokenizer_free(t);
 
     t = test_load("qwen3");                 /* it has none */
     assert_int_equal(moe_tokenizer_bos(t), MOE_TOK_NONE);
@@ -291,7 +319,6 @@ test_bos(void **state)
     assert_false(moe_tokenizer_adds_bos(t));
     test_encode(t, "Hello", NULL, MOE_TOK_ADD_BOS, &ids);
     assert_int_equal(ids.n, 1);
-    moe_tokenizer_free(t);
 
     moe_ids_free(&ids);
 }
@@ -325,14 +352,12 @@ test_pieces(void **state)
     assert_int_equal(moe_tokenizer_piece(t, 128815, &s, &len), -1);
     assert_int_equal(moe_tokenizer_piece(t, UINT32_MAX, &s, &len), -1);
     assert_false(moe_tokenizer_is_special(t, UINT32_MAX));
-    moe_tokenizer_free(t);
 
     t = test_load("mixtral");
     id = moe_tokenizer_id(t, "<0xE2>", 6);
     assert_int_equal(moe_tokenizer_piece(t, id, &s, &len), 0);
     assert_int_equal(len, 1);
     assert_int_equal((uint8_t) s[0], 0xE2);
-    moe_tokenizer_free(t);
 }
 
 
@@ -376,7 +401,6 @@ test_trust(void **state)
                 MOE_TOK_SPECIAL, &ids);
     assert_int_equal(ids.ids[ids.n - 1], end);
     assert_int_not_equal(ids.ids[0], end);
-    moe_tokenizer_free(t);
 
     t = test_load("deepseek_v3");           /* one found in normalized text */
     end = moe_tokenizer_id(t, "<|EOT|>", 7);
@@ -389,7 +413,6 @@ test_trust(void **state)
     assert_true(test_has(&ids, end));
     test_encode(t, "\xFF\xFF<|EOT|>", "111101111", MOE_TOK_SPECIAL, &ids);
     assert_false(test_has(&ids, end));
-    moe_tokenizer_free(t);
 
     moe_ids_free(&ids);
     moe_ids_free(&all);
@@ -416,7 +439,6 @@ test_append(void **state)
     assert_int_equal(moe_tokenizer_encode(t, "", 0, NULL, 0, &ids, &err), 0);
 
     moe_ids_free(&ids);
-    moe_tokenizer_free(t);
 }
 
 
@@ -480,7 +502,6 @@ test_long(const char *name, int exact)
     }
 
     moe_ids_free(&ids);
-    moe_tokenizer_free(t);
 }
 
 
@@ -511,5 +532,5 @@ main(void)
         cmocka_unit_test(test_long_texts),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, test_unload);
 }

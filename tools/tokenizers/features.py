@@ -33,6 +33,11 @@ PATTERNS = [r"\s+", r"\S+", r"\w+", r"\W+", r"\d+", r"\D", r"\h+", r"\H+",
             r"[\h_]+", r"[\]\[()]", r"[-a]+", r"\t|\r?\n", r"\.", r"{", r"}",
             r"\s*[\r\n]+|\s+(?!\S)|\s+", r"\p{M}", r"\p{S}|\p{P}", r"\A.", r".\z"]
 
+# in the shape of DeepSeek-V2's, which has a "$" that is every line's end
+DEEPSEEK_V2 = [
+    "[\r\n]", "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽΈ-ΊΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽ]+",
+    "\\s?[!-/:-~！-／：-～‘-‟　-。]+", "\\s+$", "[一-龥ࠀ-一가-퟿]+"]
+
 BEHAVIORS = ["Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
              "Contiguous"]
 
@@ -69,6 +74,8 @@ def pretokenizers():
         yield {"type": "Punctuation", "behavior": b}
     yield sequence(split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"),
                    split(r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|\s+(?!\S)|\s+"))
+    yield sequence(*[split(p) for p in DEEPSEEK_V2],
+                   {"type": "Digits", "individual_digits": True})
     yield sequence({"type": "Digits", "individual_digits": True},
                    {"type": "Metaspace", "replacement": "▁",
                     "prepend_scheme": "first", "split": True})
@@ -159,6 +166,11 @@ def documents():
             yield document(normalizer={"type": "NFKC"}, added_tokens=tokens,
                            model={"byte_fallback": True},
                            post_processor=template("A", "</s>"))
+    yield document(
+        post_processor={"type": "Sequence", "processors": [
+            {"type": "ByteLevel", "add_prefix_space": True,
+             "trim_offsets": False, "use_regex": True},
+            template("<s>", "A")]})
     yield document(
         pre_tokenizer={"type": "Metaspace", "replacement": "▁",
                        "prepend_scheme": "first", "split": True},

@@ -12,7 +12,7 @@ import sys
 import unicodedata
 
 SEED = 20240607
-COUNT = 10600
+COUNT = 10200
 
 SCRIPTS = {
     "latin": [(0x61, 0x7A)], "LATIN": [(0x41, 0x5A)],

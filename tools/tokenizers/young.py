@@ -24,16 +24,15 @@ def members(pattern, text):
     return set(text) - others
 
 
-def stand_in(category, length, han):
-    if han:
-        return 0x20000
-    first = {3: 0x800, 4: 0x10000}[length]
-    for cp in range(first, 0x110000):
-        if not 0xD800 <= cp < 0xE000 and \
-                unicodedata.category(chr(cp)) == category and \
-                len(chr(cp).encode()) == length:
-            return cp
-    raise SystemExit("no stand-in for %s in %d bytes" % (category, length))
+def stand_in(category, cp):
+    """The nearest one, which is most often in the same explicit ranges."""
+    for distance in range(1, 0x110000):
+        for c in (cp - distance, cp + distance):
+            if 0 <= c < 0x110000 and not 0xD800 <= c < 0xE000 and \
+                    unicodedata.category(chr(c)) == category and \
+                    len(chr(c).encode()) == len(chr(cp).encode()):
+                return c
+    raise SystemExit("no stand-in for U+%04X" % cp)
 
 
 def main():
@@ -45,14 +44,12 @@ def main():
     for category in CATEGORIES:
         for c in members(r"\p{%s}" % category, text):
             kinds[ord(c)] = category
-    han = {ord(c) for c in members(r"\p{Han}", text)}
     ranges = []
     for c in sorted(kinds):
-        key = stand_in(kinds[c], len(chr(c).encode()), c in han)
-        if ranges and ranges[-1][1] == c - 1 and ranges[-1][2] == key:
+        if ranges and ranges[-1][1] == c - 1 and kinds[c] == kinds[c - 1]:
             ranges[-1][1] = c
         else:
-            ranges.append([c, c, key])
+            ranges.append([c, c, stand_in(kinds[c], c)])
     for r in ranges:
         print("    { 0x%04X, 0x%04X, 0x%04X }," % tuple(r))
 
