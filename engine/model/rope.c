@@ -25,13 +25,17 @@ round_up(double x)
 }
 
 
-/* the dimension whose wave turns this often in the original context */
+/* the dimension whose wave turns this often in the original context; far
+ * beyond all dimensions is as good as further */
 static double
 yarn_dimension(const moe_rope_t *rope, double turns)
 {
-    return rope->dim * moe_dlog(rope->original_max_positions
-                                / (turns * 2 * PI))
-           / (2 * moe_dlog(rope->theta));
+    double  d;
+
+    d = rope->dim * moe_dlog(rope->original_max_positions / (turns * 2 * PI))
+        / (2 * moe_dlog(rope->theta));
+
+    return d > 1e6 ? 1e6 : d > -1e6 ? d : -1e6;
 }
 
 
