@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -211,6 +212,11 @@ moe_rank_progress(void *ctx, const char *what, uint32_t percent)
     r = ctx;
     moe_log(MOE_LOG_INFO, "loading model=%s percent=%u: %s",
             r->o->model_dir, percent, what);
+
+    if (r->o->progress) {
+        atomic_store_explicit(r->o->progress, percent * 10,
+                              memory_order_relaxed);
+    }
 
     pfd.fd = r->fd;
     pfd.events = 0;

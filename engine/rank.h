@@ -71,6 +71,8 @@ typedef struct {
     size_t            lane_size;      /* of the ring of events; 0: 8 MiB */
     moe_kv_format_e   kv_format;
     const char       *kernels;        /* moe_model_options_t's */
+    _Atomic uint32_t *progress;       /* in shared memory: how much is loaded
+                                       * is stored there, 0 to 1000; or NULL */
 } moe_rank_options_t;
 
 

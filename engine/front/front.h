@@ -18,7 +18,8 @@
  *     serve.c   loop, signals, draining
  *     listen.c  the socket
  *     workers.c lanes of workers: frames in, events out
- *     tasks.c   from job to END
+ *     begin.c   from job to task
+ *     tasks.c   waiting, stopping, END
  *     prompt.c  job to token ids
  *     ranks.c   rank processes: start, death, restart
  *     slots.c   choices in ranks: submit, events, credit
@@ -230,7 +231,7 @@ struct moe_proc_s {
     uint64_t             sign_us;            /* last sign of progress */
     uint64_t             backoff_us;
     uint32_t             deaths;             /* in a row */
-    uint32_t             progress;           /* last one logged */
+    _Atomic uint32_t    *progress;           /* 0 to 1000; shared with it */
     uint32_t             running;            /* slots with a choice */
     uint32_t             busy;               /* slots until END */
     uint32_t             nslots;
@@ -264,7 +265,7 @@ struct moe_front_s {
     unsigned             ready:1;            /* has been, at least once */
     unsigned             named:1;            /* fingerprint is known */
     unsigned             failed:1;
-    unsigned             orphans:1;          /* a task without worker is over */
+    unsigned             orphans:1;          /* tasks that no worker awaits */
     unsigned             quit:1;
     int                  status;             /* exit code */
 
@@ -318,10 +319,14 @@ void moe_worker_close(moe_worker_t *w, const char *why, int broken);
 void moe_worker_wants(moe_task_t *t);
 
 
-/* tasks.c */
+/* begin.c; owns the record, NULL where there was no room for it */
 
 void moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen,
     void *record, size_t size);
+
+
+/* tasks.c */
+
 void moe_task_cancel(moe_task_t *t);
 
 /* Ends it with an error, as soon as its choices have stopped. */
@@ -383,6 +388,9 @@ void moe_slot_credit(moe_choice_t *c, uint32_t tokens);
 /* stats.c */
 
 void moe_front_stats(moe_front_t *f);
+
+/* A new lane's page is true before its worker can look at it. */
+void moe_front_stats_first(moe_front_t *f, moe_lane_t *lane);
 
 
 #endif /* MOE_FRONT_H */

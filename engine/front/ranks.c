@@ -1,9 +1,11 @@
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -317,7 +319,7 @@ moe_proc_ready(moe_proc_t *p)
 
 
 static void
-moe_proc_progress(moe_proc_t *p)
+moe_proc_look(moe_proc_t *p)
 {
     moe_stats_t  stats;
 
@@ -325,25 +327,15 @@ moe_proc_progress(moe_proc_t *p)
         return;
     }
 
-    if (stats.steps != p->stats.steps || stats.progress != p->stats.progress)
-    {
+    if (stats.steps != p->stats.steps) {
         p->sign_us = p->front->now;
         p->front->dirty = 1;
     }
 
     p->stats = stats;
 
-    if (p->state != MOE_PROC_LOADING) {
-        return;
-    }
-
-    if (stats.state == MOE_STATE_READY) {
+    if (p->state == MOE_PROC_LOADING && stats.state == MOE_STATE_READY) {
         moe_proc_ready(p);
-
-    } else if (stats.progress / 100 != p->progress / 100) {
-        p->progress = (uint32_t) stats.progress;
-        moe_log(MOE_LOG_INFO, "rank %u is loading progress=%u%%", p->index,
-                p->progress / 10);
     }
 }
 
@@ -386,7 +378,7 @@ moe_proc_hello(moe_proc_t *p)
     }
 
     p->state = MOE_PROC_LOADING;
-    moe_proc_progress(p);
+    moe_proc_look(p);
 }
 
 
@@ -413,7 +405,7 @@ moe_proc_event(moe_front_t *f, moe_watch_t *watch, uint32_t events)
     }
 
     if (p->state == MOE_PROC_LOADING) {
-        moe_proc_progress(p);
+        moe_proc_look(p);
     }
 }
 
@@ -516,7 +508,7 @@ moe_proc_start(moe_proc_t *p)
     p->state = MOE_PROC_HELLO;
     p->sign_us = f->now;
     p->begun_us = f->now;
-    p->progress = 0;
+    atomic_store_explicit(p->progress, 0, memory_order_relaxed);
 
     moe_log(MOE_LOG_INFO, "rank %u started pid=%d", p->index, (int) p->pid);
 
@@ -538,6 +530,16 @@ moe_proc_init(moe_front_t *f, moe_proc_t *p, uint32_t index)
 
     /* those that were left are busy for a step yet, and probes come on top */
     p->nslots = f->options->rank.max_running * 2 + 64;
+
+    p->progress = mmap(NULL, sizeof(uint32_t), PROT_READ|PROT_WRITE,
+                       MAP_SHARED|MAP_ANONYMOUS, -1, 0);
+
+    if (p->progress == MAP_FAILED) {
+        p->progress = NULL;
+        return -1;
+    }
+
+    p->options.progress = p->progress;
 
     p->slots = calloc(p->nslots, sizeof(moe_slot_t));
     p->free = calloc(p->nslots, sizeof(uint32_t));
@@ -636,6 +638,10 @@ moe_ranks_stop(moe_front_t *f)
             close(p->death.fd);
         }
 
+        if (p->progress) {
+            munmap((void *) p->progress, sizeof(uint32_t));
+        }
+
         free(p->slots);
         free(p->free);
         free(p->todo);
@@ -660,7 +666,7 @@ moe_ranks_tick(moe_front_t *f)
         p = &f->ranks[i];
 
         if (p->state >= MOE_PROC_LOADING) {
-            moe_proc_progress(p);
+            moe_proc_look(p);
         }
 
         if (p->state == MOE_PROC_READY && p->busy

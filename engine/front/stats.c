@@ -1,4 +1,4 @@
-#include <string.h>
+#include <stdatomic.h>
 
 #include "front/front.h"
 
@@ -9,7 +9,7 @@
 static void
 moe_front_sum(moe_front_t *f)
 {
-    uint32_t            i, progress;
+    uint32_t            i, said, progress;
     moe_stats_t        *s;
     const moe_proc_t   *p;
     const moe_stats_t  *r;
@@ -37,8 +37,8 @@ moe_front_sum(moe_front_t *f)
         s->kv_pages_cached += r->kv_pages_cached;
 
         if (p->state != MOE_PROC_READY) {
-            progress = r->progress < progress ? (uint32_t) r->progress
-                                              : progress;
+            said = atomic_load_explicit(p->progress, memory_order_relaxed);
+            progress = said < progress ? said : progress;
         }
     }
 
@@ -50,6 +50,14 @@ moe_front_sum(moe_front_t *f)
     s->state = f->drain_us ? MOE_STATE_DRAINING
                : f->failed ? MOE_STATE_FAILED
                : f->ready ? MOE_STATE_READY : MOE_STATE_LOADING;
+}
+
+
+void
+moe_front_stats_first(moe_front_t *f, moe_lane_t *lane)
+{
+    moe_front_sum(f);
+    moe_lane_stats_write(lane, &f->stats);
 }
 
 

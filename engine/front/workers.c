@@ -117,6 +117,8 @@ moe_worker_hello(moe_worker_t *w)
         hello.models[i].context = f->text.context;
     }
 
+    moe_front_stats_first(f, &w->lane);
+
     if (moe_lane_hello(&w->lane, &hello) != MOE_JOBQ_OK) {
         moe_worker_close(w, "hello could not be sent", 0);
         return;
@@ -125,7 +127,6 @@ moe_worker_hello(moe_worker_t *w)
     w->state = MOE_WORKER_OPEN;
     w->unnamed = !f->named;
     f->dirty = 1;
-    f->stats_us = 0;
 
     moe_log(MOE_LOG_INFO, "worker joined pid=%d ring=%u", (int) w->pid,
             w->lane.peer_size);

@@ -782,6 +782,78 @@ test_hostile(void **unused)
 }
 
 
+/* records that are nearly right, and frames around them: a lane stands or
+ * falls, the engine stands */
+
+static void
+test_mutants(void **unused)
+{
+    int          k, i, kind, slot;
+    size_t       size;
+    reply_t     *r;
+    uint8_t     *record;
+    uint64_t     until;
+    moe_job_t    job;
+    uint32_t     ids[4] = { 1, 2, 3, 4 };
+
+    srand(11);
+
+    for (k = 0; k < 400; k++) {
+        kind = 1 + k % 6;
+
+        job_text(&job, PROMPT);
+        job.kind = kind;
+        job.max_tokens = 3;
+        job_stop(&job, "xyz");
+
+        if (kind == MOE_JOB_CHAT || k % 12 == 2) {
+            job.messages.data = MESSAGES;
+            job.messages.len = sizeof(MESSAGES) - 1;
+            job.nprompts = 0;
+
+        } else if (k % 4 == 1) {
+            job.prompts[0].is_ids = 1;
+            job.prompts[0].n = 4;
+            job.prompts[0].data = ids;
+            job.nconts = 1;
+            job.conts[0].nids = 2;
+            job.conts[0].ids = ids;
+            job.conts[0].ntext = 1;
+        }
+
+        size = moe_job_size(&job);
+        record = malloc(size);
+        assert_non_null(record);
+        moe_job_write(&job, record);
+
+        for (i = rand() % 4; i >= 0; i--) {
+            record[rand() % size] ^= (uint8_t) (1 << rand() % 8);
+        }
+
+        assert_int_equal(worker_try(&spare, socket_path), 0);
+        spare.jobs[3].live = 1;
+        spare.jobs[3].gen = 9;
+        (void) moe_lane_put(&spare.lane, MOE_FRAME_JOB, 3, 9, record, size,
+                            NULL, 0);
+        worker_flush(&spare);
+
+        until = test_ms() + 40;
+
+        while (!spare.closed && !spare.jobs[3].ended && test_ms() < until) {
+            worker_pump(&spare, 20);
+        }
+
+        worker_close(&spare);
+        free(record);
+    }
+
+    job_text(&job, PROMPT);
+    r = worker_ask(&w, &job, &slot);
+    assert_sound(r, 200);
+    worker_forget(&w, slot);
+}
+
+
 static void
 test_hang_up(void **unused)
 {
@@ -824,6 +896,7 @@ test_hang_up(void **unused)
     assert_int_equal(after.running, 0);
     assert_int_equal(after.waiting, 0);
     assert_int_equal(after.lanes, before.lanes);
+    assert_int_equal(after.lanes_broken, before.lanes_broken);
 }
 
 
@@ -1168,6 +1241,7 @@ main(void)
         cmocka_unit_test(test_parked_rank),
         cmocka_unit_test(test_many),
         cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_mutants),
         cmocka_unit_test(test_hang_up),
         cmocka_unit_test(test_rank_death),
         cmocka_unit_test(test_socket),
