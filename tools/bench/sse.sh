@@ -48,7 +48,7 @@ http {
     uwsgi_temp_path $dir/uwsgi;
     scgi_temp_path $dir/scgi;
     connection_pool_size 256;
-    request_pool_size 6k;
+    request_pool_size 8k;
     client_header_buffer_size 512;
     server {
         listen 127.0.0.1:$port backlog=16384;
