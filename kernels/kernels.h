@@ -35,6 +35,8 @@ typedef struct {
     float       *scratch;       /* threads * scratch_each, 64-byte aligned */
     size_t       scratch_each;  /* floats, at least what attention_scratch()
                                  * says */
+    uint8_t     *quant;         /* 64-byte aligned; rows for packed weights */
+    size_t       quant_size;    /* bytes, see moe_quant_row() */
 } moe_kctx_t;
 
 
@@ -42,13 +44,17 @@ typedef enum {
     MOE_W_F32,
     MOE_W_F16,
     MOE_W_BF16,
-    MOE_W_F8_E4M3
+    MOE_W_F8_E4M3,
+    MOE_W_I8_G32,               /* packed, see kernels/cpu/packed.h */
+    MOE_W_I4_G32
 } moe_wtype_e;
 
 /*
  * W[n][k], row-major, at any alignment.  F8 only: element [i][j] is
  * multiplied by scale[((i + row0) / 128) * scale_cols + j / 128]; row0 is for
- * a matrix that is some rows of a larger one.
+ * a matrix that is some rows of a larger one.  Packed weights are laid out for
+ * the kernels, and only matmul and glu take them; a product with them rounds
+ * x to 8 bits, each row on its own.
  */
 typedef struct {
     const void   *data;
@@ -71,9 +77,27 @@ typedef struct {
     uint32_t      nrows;        /* may be 0 */
 
     /* the kernel's own */
+    const uint8_t *q;           /* x quantized, for packed w */
     uint32_t      strip;
     uint32_t      task_end;
 } moe_matmul_t;
+
+
+/* out[r] = down(silu(gate x[r]) * (up x[r])), all three packed */
+typedef struct {
+    moe_matrix_t  gate;         /* [f][k] */
+    moe_matrix_t  up;           /* [f][k] */
+    moe_matrix_t  down;         /* [n][f] */
+    const float  *x;            /* [nrows][k] */
+    float        *out;          /* [nrows][n] */
+    uint32_t      nrows;        /* may be 0 */
+
+    /* the kernel's own */
+    const uint8_t *q;           /* x quantized */
+    uint8_t       *h;           /* what down takes, quantized */
+    uint32_t       strips;      /* of a task */
+    uint32_t       task_end;
+} moe_glu_t;
 
 
 /*
@@ -195,6 +219,9 @@ typedef struct {
     void (*matmul)(const moe_kctx_t *c, moe_matmul_t *parts,
                    uint32_t nparts);
 
+    /* all parts at once; reads each of their matrices once */
+    void (*glu)(const moe_kctx_t *c, moe_glu_t *parts, uint32_t nparts);
+
     /* as matmul with W transposed: x[nrows][w.n], out[nrows][w.k], out[r][j]
      * = sum over i, ascending, of x[r][i] * w[i][j]; no bias */
     void (*matmul_t)(const moe_kctx_t *c, moe_matmul_t *parts,
@@ -240,6 +267,10 @@ typedef struct {
                    uint32_t nrows, uint32_t n, uint32_t *out);
 } moe_kernels_t;
 
+
+/* bytes of quant that a row of k inputs takes; a product takes that many for
+ * every row of every packed part, glu for its x and for the f in between */
+size_t moe_quant_row(uint32_t k);
 
 /*
  * A backend by name, or with NULL the fastest that this machine runs.  NULL

@@ -1,7 +1,8 @@
-/* body: all operations, compiled once a set; VL, ROW_TILE, MOE_SET and
- * MOE_SET_NAME are given */
+/* body: all operations, compiled once a set; VL, ROW_TILE, MOE_SET,
+ * MOE_SET_NAME and MOE_PACKED are given */
 
 #include "kernels/cpu/sets.h"
+#include "kernels/cpu/packed.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/cpu/body_matmul.h"
 #include "kernels/cpu/body_attention.h"
@@ -16,6 +17,7 @@ const moe_kernels_t  MOE_SET = {
     .embed = op_embed,
     .rmsnorm = op_rmsnorm,
     .matmul = op_matmul,
+    .glu = op_glu,
     .matmul_t = op_matmul_t,
     .rope = op_rope,
     .clamp = op_clamp,

@@ -313,10 +313,16 @@ matmul_task(void *ctx, uint32_t task, uint32_t thread)
     const moe_matmul_t  *p;
 
     p = matmul_part(ctx, &task);
-    fn = tile_for(p->w.type);
 
     begin = task * p->strip;
     end = p->w.n - begin < p->strip ? p->w.n : begin + p->strip;
+
+    if (moe_is_packed(p->w.type)) {
+        moe_packed_columns(&MOE_PACKED, p, begin, end);
+        return;
+    }
+
+    fn = tile_for(p->w.type);
 
     for (block = 0; block < p->nrows; block += ROW_BLOCK) {
         rows = p->nrows - block < ROW_BLOCK ? p->nrows : block + ROW_BLOCK;
@@ -364,6 +370,10 @@ matmul_cut(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
             p->strip = p->strip ? p->strip : 8;
         }
 
+        if (moe_is_packed(p->w.type)) {
+            p->strip = (p->strip + MOE_STRIP - 1) / MOE_STRIP * MOE_STRIP;
+        }
+
         if (p->nrows != 0) {
             tasks += (p->w.n + p->strip - 1) / p->strip;
         }
@@ -384,6 +394,7 @@ op_matmul(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
         return;
     }
 
+    moe_packed_rows(c, &MOE_PACKED, parts, nparts);
     tasks = matmul_cut(c, parts, nparts);
 
     if (tasks != 0) {
@@ -395,6 +406,13 @@ op_matmul(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
     for (i = 0; i < tasks; i++) {
         matmul_task(&ctx, i, 0);
     }
+}
+
+
+static void
+op_glu(const moe_kctx_t *c, moe_glu_t *parts, uint32_t nparts)
+{
+    moe_packed_glu(c, &MOE_PACKED, parts, nparts);
 }
 
 

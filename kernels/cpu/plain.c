@@ -2,6 +2,7 @@
 
 #define MOE_SET      moe_kernels_plain
 #define MOE_SET_NAME "plain"
+#define MOE_PACKED   moe_packed_plain
 #define VL           4
 #define ROW_TILE     3
 

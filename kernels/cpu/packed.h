@@ -1,0 +1,149 @@
+/*
+ * packed: weights in groups of 32 along k, laid out for integer dot products.
+ *
+ * A matrix W[n][k] is cut into strips of 32 rows (outputs) and each strip
+ * into blocks of 32 columns (inputs); n and k are padded with zeros.  A block
+ * holds 32 x 32 quants and one float16 scale for each of its rows:
+ *
+ *   I8_G32  1024 bytes of q + 128, then 32 scales
+ *   I4_G32   512 bytes of q + 8, two to a byte, then 32 scales
+ *
+ * Quants are in the order in which vpdpbusd takes them: for each four inputs
+ * 16 outputs of 4 bytes, then 16 more.  Of I4 the low halves of 64 bytes are
+ * four inputs, the high halves the next four.  So strips are read from front
+ * to end, for one row of x and for many.
+ *
+ * A row of x is quantized on its own, 32 inputs at a time: scale = amax / 127,
+ * q = round(x * (127 / amax)), ties to even.  A block gives
+ *
+ *   acc = fma((float) sum of q(w) * q(x), scale(w) * scale(x), acc)
+ *
+ * blocks in ascending order.  The sums are exact and the rest is IEEE single
+ * with one fused operation, so plain C, AVX2 and AVX-512 give equal bits,
+ * whatever the number of rows.  Where the processor has no fma, fmaf() of the
+ * C library does the same, slowly.
+ */
+
+#ifndef MOE_PACKED_H
+#define MOE_PACKED_H
+
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+
+enum {
+    MOE_GROUP = 32,             /* inputs that share a scale */
+    MOE_STRIP = 32,             /* outputs of a strip */
+    MOE_I8_BLOCK = 1088,        /* bytes */
+    MOE_I4_BLOCK = 576
+};
+
+
+/* one strip against some rows: out[i][0 .. 31], nrows * 32 floats */
+typedef struct {
+    const uint8_t  *w;
+    const uint8_t  *x;          /* quantized rows, moe_packed_row() apart */
+    uint32_t        groups;
+    uint32_t        nrows;
+    float          *out;
+} moe_strip_t;
+
+/* what differs from set to set */
+typedef struct {
+    void (*strip_i8)(const moe_strip_t *s);
+    void (*strip_i4)(const moe_strip_t *s);
+
+    /* n <= 32 values into group g of a row */
+    void (*quantize)(const float *x, uint32_t n, uint8_t *row,
+                     uint32_t groups, uint32_t g);
+
+    /* silu(gate[i]) * up[i], 32 of them, into group g */
+    void (*glu)(const float *gate, const float *up, uint8_t *row,
+                uint32_t groups, uint32_t g);
+} moe_packed_ops_t;
+
+
+extern const moe_packed_ops_t  moe_packed_plain;
+extern const moe_packed_ops_t  moe_packed_avx2;
+extern const moe_packed_ops_t  moe_packed_avx512;
+
+
+static inline int
+moe_is_packed(moe_wtype_e type)
+{
+    return type == MOE_W_I8_G32 || type == MOE_W_I4_G32;
+}
+
+
+static inline uint32_t
+moe_groups(uint32_t k)
+{
+    return k / MOE_GROUP + (k % MOE_GROUP != 0);
+}
+
+
+/*
+ * Bytes of a quantized row: groups * 32 quants, then for each group its
+ * float32 scale, then -8 and then -128 times the sum of its quants, which
+ * undo the offsets of the weights.
+ */
+static inline size_t
+moe_packed_row(uint32_t groups)
+{
+    return ((size_t) groups * (MOE_GROUP + 12) + 63) / 64 * 64;
+}
+
+
+static inline float *
+moe_row_scales(const uint8_t *row, uint32_t groups)
+{
+    return (float *) (row + (size_t) groups * MOE_GROUP);
+}
+
+
+static inline int32_t *
+moe_row_sums(const uint8_t *row, uint32_t groups, moe_wtype_e type)
+{
+    return (int32_t *) (row + (size_t) groups
+                              * (type == MOE_W_I4_G32 ? MOE_GROUP + 4
+                                                      : MOE_GROUP + 8));
+}
+
+
+/* bytes of a strip, and of a whole matrix */
+size_t moe_packed_strip(moe_wtype_e type, uint32_t k);
+uint64_t moe_packed_size(moe_wtype_e type, uint64_t n, uint64_t k);
+
+/*
+ * Packs rows w[nrows][k], at most 32, as one strip.  I8: the scale is the
+ * largest magnitude over 127.  I4: of some scales about the largest value
+ * over -8 the one with the least square error.  Scales that a float16 cannot
+ * hold, and values that are no numbers: -1.
+ */
+int moe_pack_strip(moe_wtype_e type, const float *w, uint32_t nrows,
+    uint32_t k, uint8_t *out);
+
+/* The values of row i of a packed matrix, out[k]. */
+void moe_unpack_row(const moe_matrix_t *w, uint32_t i, float *out);
+
+
+/*
+ * Quantizes x of every packed part into c->quant, where parts that follow on
+ * each other with the same x share it, and sets q.
+ */
+void moe_packed_rows(const moe_kctx_t *c, const moe_packed_ops_t *ops,
+    moe_matmul_t *parts, uint32_t nparts);
+
+/* columns [begin, end) of a part whose q is set; begin a multiple of 32 */
+void moe_packed_columns(const moe_packed_ops_t *ops, const moe_matmul_t *p,
+    uint32_t begin, uint32_t end);
+
+/* glu of kernels.h */
+void moe_packed_glu(const moe_kctx_t *c, const moe_packed_ops_t *ops,
+    moe_glu_t *parts, uint32_t nparts);
+
+
+#endif /* MOE_PACKED_H */

@@ -1,0 +1,159 @@
+#define VL  16
+
+#include "kernels/cpu/packed_body.h"
+
+
+enum {
+    ROWS = 6,                   /* of a tile: 24 accumulators */
+    AHEAD = 4                   /* blocks to prefetch, for few rows */
+};
+
+
+/* rt rows against a strip; q are sums of a group, f those of groups */
+INLINE void
+tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
+    size_t ldx, float *out)
+{
+    int             i, k;
+    size_t          size, ahead;
+    __m512          f[ROWS][2], d, s0, s1;
+    __m512i         q[ROWS][2], w0, w1, v, n0, n1;
+    uint32_t        g;
+    const float    *scales;
+    const int32_t  *sums;
+    const uint8_t  *w;
+
+    size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    scales = moe_row_scales(x, s->groups);
+    sums = moe_row_sums(x, s->groups, type);
+    w = s->w;
+
+    UNROLL
+    for (i = 0; i < rt; i++) {
+        f[i][0] = f[i][1] = _mm512_setzero_ps();
+    }
+
+    for (g = 0; g < s->groups; g++, w += size) {
+
+        if (rt < 3) {
+            for (ahead = 0; ahead < size; ahead += 64) {
+                _mm_prefetch((const char *) w + AHEAD * size + ahead,
+                             _MM_HINT_T0);
+            }
+        }
+
+        UNROLL
+        for (i = 0; i < rt; i++) {
+            q[i][0] = q[i][1] = _mm512_set1_epi32(sums[i * ldx / 4 + g]);
+        }
+
+        UNROLL
+        for (k = 0; k < 8; k++) {
+
+            if (type == MOE_W_I8_G32) {
+                w0 = _mm512_loadu_si512(w + k * 128);
+                w1 = _mm512_loadu_si512(w + k * 128 + 64);
+
+            } else if (k % 2 == 0) {
+                n0 = _mm512_loadu_si512(w + k * 64);
+                n1 = _mm512_loadu_si512(w + k * 64 + 64);
+                w0 = _mm512_and_si512(n0, _mm512_set1_epi8(15));
+                w1 = _mm512_and_si512(n1, _mm512_set1_epi8(15));
+
+            } else {
+                w0 = _mm512_and_si512(_mm512_srli_epi16(n0, 4),
+                                      _mm512_set1_epi8(15));
+                w1 = _mm512_and_si512(_mm512_srli_epi16(n1, 4),
+                                      _mm512_set1_epi8(15));
+            }
+
+            UNROLL
+            for (i = 0; i < rt; i++) {
+                v = _mm512_set1_epi32(*(const int32_t *)
+                                      (x + i * ldx + g * 32 + k * 4));
+                q[i][0] = _mm512_dpbusd_epi32(q[i][0], w0, v);
+                q[i][1] = _mm512_dpbusd_epi32(q[i][1], w1, v);
+            }
+        }
+
+        s0 = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)
+                                                (w + size - 64)));
+        s1 = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)
+                                                (w + size - 32)));
+
+        UNROLL
+        for (i = 0; i < rt; i++) {
+            d = _mm512_set1_ps(scales[i * ldx / 4 + g]);
+            f[i][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q[i][0]),
+                                      _mm512_mul_ps(s0, d), f[i][0]);
+            f[i][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q[i][1]),
+                                      _mm512_mul_ps(s1, d), f[i][1]);
+        }
+    }
+
+    UNROLL
+    for (i = 0; i < rt; i++) {
+        _mm512_storeu_ps(out + i * MOE_STRIP, f[i][0]);
+        _mm512_storeu_ps(out + i * MOE_STRIP + 16, f[i][1]);
+    }
+}
+
+
+INLINE void
+strip(const moe_strip_t *s, moe_wtype_e type)
+{
+    float          *out;
+    size_t          ldx;
+    uint32_t        r, n;
+    const uint8_t  *x;
+
+    ldx = moe_packed_row(s->groups);
+
+    for (r = 0; r < s->nrows; r += n) {
+        n = tile_of(s->nrows - r, ROWS);
+        x = s->x + r * ldx;
+        out = s->out + r * MOE_STRIP;
+
+        switch (n) {
+        case 1:
+            tile(s, type, 1, x, ldx, out);
+            break;
+        case 2:
+            tile(s, type, 2, x, ldx, out);
+            break;
+        case 3:
+            tile(s, type, 3, x, ldx, out);
+            break;
+        case 4:
+            tile(s, type, 4, x, ldx, out);
+            break;
+        case 5:
+            tile(s, type, 5, x, ldx, out);
+            break;
+        default:
+            tile(s, type, 6, x, ldx, out);
+        }
+    }
+}
+
+
+static void
+strip_i8(const moe_strip_t *s)
+{
+    strip(s, MOE_W_I8_G32);
+}
+
+
+static void
+strip_i4(const moe_strip_t *s)
+{
+    strip(s, MOE_W_I4_G32);
+}
+
+
+const moe_packed_ops_t  moe_packed_avx512 = {
+    .strip_i8 = strip_i8,
+    .strip_i4 = strip_i4,
+    .quantize = op_quantize,
+    .glu = op_glu
+};

@@ -1,0 +1,543 @@
+/*
+ * Packed weights: what is packed comes back, every set gives the bits of
+ * plain C, a row gives the same bits in any company, and all of it is what
+ * double precision makes of the same quants.
+ */
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <cmocka.h>
+
+#include "kernels/cpu/packed.h"
+#include "kernels/kernels.h"
+
+
+enum { QUANT_BYTES = 1 << 22 };
+
+
+static const moe_kernels_t  *sets[3];
+static int                   nsets;
+static moe_kctx_t            ctx1, ctx3;
+static uint64_t              rng;
+
+static const moe_wtype_e     types[] = { MOE_W_I8_G32, MOE_W_I4_G32 };
+
+
+static uint32_t
+random_u32(void)
+{
+    rng = rng * 6364136223846793005u + 1442695040888963407u;
+
+    return (uint32_t) (rng >> 32);
+}
+
+
+static uint32_t
+below(uint32_t n)
+{
+    return (uint32_t) ((uint64_t) random_u32() * n >> 32);
+}
+
+
+static float
+random_float(void)
+{
+    return (float) (int32_t) random_u32() * 0x1p-31f;
+}
+
+
+static float *
+random_floats(size_t n)
+{
+    float   *x;
+    size_t   i;
+
+    x = malloc(n * sizeof(float));
+
+    for (i = 0; i < n; i++) {
+        x[i] = random_float();
+    }
+
+    return x;
+}
+
+
+static uint8_t *
+pack(moe_wtype_e type, const float *w, uint32_t n, uint32_t k)
+{
+    size_t    strip;
+    uint8_t  *data;
+    uint32_t  i;
+
+    strip = moe_packed_strip(type, k);
+    data = malloc(moe_packed_size(type, n, k));
+
+    for (i = 0; i < n; i += 32) {
+        assert_int_equal(moe_pack_strip(type, w + (size_t) i * k,
+                                        n - i < 32 ? n - i : 32, k,
+                                        data + i / 32 * strip), 0);
+    }
+
+    return data;
+}
+
+
+/* values that are what packing makes of others, so that the test knows them */
+static moe_matrix_t
+random_packed(moe_wtype_e type, uint32_t n, uint32_t k)
+{
+    float         *w;
+    moe_matrix_t   m = { .type = type, .n = n, .k = k };
+
+    w = random_floats((size_t) n * k);
+    m.data = pack(type, w, n, k);
+    free(w);
+
+    return m;
+}
+
+
+static int
+setup(void **state)
+{
+    int                         i;
+    moe_err_t                   err;
+    static const char *const    names[] = { "plain", "avx2", "avx512" };
+
+    rng = (uint64_t) time(NULL);
+    print_message("seed %llu\n", (unsigned long long) rng);
+
+    for (i = 0; i < 3; i++) {
+        sets[nsets] = moe_kernels_get(names[i]);
+        nsets += sets[nsets] != NULL;
+    }
+
+    ctx1.pool = moe_pool_create(1, &err);
+    ctx3.pool = moe_pool_create(3, &err);
+    ctx1.quant_size = ctx3.quant_size = QUANT_BYTES;
+    ctx1.quant = aligned_alloc(64, QUANT_BYTES);
+    ctx3.quant = aligned_alloc(64, QUANT_BYTES);
+
+    return 0;
+}
+
+
+static int
+teardown(void **state)
+{
+    moe_pool_destroy(ctx1.pool);
+    moe_pool_destroy(ctx3.pool);
+    free(ctx1.quant);
+    free(ctx3.quant);
+
+    return 0;
+}
+
+
+static void
+test_pack_error(void **state)
+{
+    float         *w, *back, amax, e, bound;
+    size_t         i;
+    uint32_t       t, r, j, g, n, k;
+    moe_matrix_t   m;
+
+    for (t = 0; t < 2; t++) {
+        n = 1 + below(70);
+        k = 1 + below(100);
+        w = random_floats((size_t) n * k);
+        back = malloc(k * sizeof(float));
+
+        /* groups of all sizes, and one of zeros */
+        for (i = 0; i < (size_t) n * k; i++) {
+            w[i] *= exp2f((float) (i / 7 % 12) - 6.0f);
+        }
+        memset(w, 0, (k < 32 ? k : 32) * sizeof(float));
+
+        m = (moe_matrix_t) { .type = types[t], .n = n, .k = k };
+        m.data = pack(types[t], w, n, k);
+
+        for (r = 0; r < n; r++) {
+            moe_unpack_row(&m, r, back);
+
+            for (g = 0; g < k; g += 32) {
+                amax = 0;
+                for (j = g; j < k && j < g + 32; j++) {
+                    amax = fmaxf(amax, fabsf(w[(size_t) r * k + j]));
+                }
+
+                bound = t == 0 ? amax / 254 * 1.01f : amax / 6.5f;
+
+                for (j = g; j < k && j < g + 32; j++) {
+                    e = fabsf(back[j] - w[(size_t) r * k + j]);
+                    assert_true(e <= bound + 1e-7f);
+                }
+            }
+        }
+
+        free((void *) m.data);
+        free(back);
+        free(w);
+    }
+}
+
+
+/* packed once more, nothing changes: int8 of int8, and values -8 .. 7 */
+static void
+test_pack_exact(void **state)
+{
+    int            q;
+    float          w[32 * 32], back[32];
+    uint8_t        data[MOE_I8_BLOCK];
+    uint32_t       t, i, j;
+    moe_matrix_t   m;
+
+    for (t = 0; t < 2; t++) {
+        for (i = 0; i < 32; i++) {
+            for (j = 0; j < 32; j++) {
+                q = t == 0 ? (int) below(255) - 127 : (int) below(16) - 8;
+                q = j == i ? (t == 0 ? 127 : -8) : q;
+                w[i * 32 + j] = (float) q * exp2f(-(float) (i % 10));
+            }
+        }
+
+        assert_int_equal(moe_pack_strip(types[t], w, 32, 32, data), 0);
+        m = (moe_matrix_t) { data, NULL, types[t], 32, 32, 0, 0 };
+
+        for (i = 0; i < 32; i++) {
+            moe_unpack_row(&m, i, back);
+            assert_memory_equal(back, w + i * 32, sizeof(back));
+        }
+    }
+}
+
+
+static void
+test_pack_refuses(void **state)
+{
+    int       t;
+    float     w[32];
+    uint8_t   data[MOE_I8_BLOCK];
+
+    for (t = 0; t < 2; t++) {
+        memset(w, 0, sizeof(w));
+        w[7] = NAN;
+        assert_int_equal(moe_pack_strip(types[t], w, 1, 32, data), -1);
+        w[7] = INFINITY;
+        assert_int_equal(moe_pack_strip(types[t], w, 1, 32, data), -1);
+        w[7] = 1e30f;
+        assert_int_equal(moe_pack_strip(types[t], w, 1, 32, data), -1);
+    }
+}
+
+
+/* what a product is of the quants as they are, in double */
+static double
+reference(const moe_matrix_t *w, const uint8_t *row, uint32_t col)
+{
+    float          *v;
+    double          sum;
+    uint32_t        j;
+    const float    *scales;
+    const int8_t   *q;
+
+    v = malloc(w->k * sizeof(float));
+    moe_unpack_row(w, col, v);
+    scales = moe_row_scales(row, moe_groups(w->k));
+    q = (const int8_t *) row;
+    sum = 0;
+
+    for (j = 0; j < w->k; j++) {
+        sum += (double) v[j] * q[j] * (double) scales[j / 32];
+    }
+
+    free(v);
+
+    return sum;
+}
+
+
+static void
+fill_rows(float *x, uint32_t nrows, uint32_t k, size_t ldx)
+{
+    uint32_t  r, j;
+
+    for (r = 0; r < nrows; r++) {
+        for (j = 0; j < k; j++) {
+            x[r * ldx + j] = random_float();
+
+            switch (r % 5) {
+            case 1:             /* only the extremes */
+                x[r * ldx + j] = below(2) ? 1.0f : -1.0f;
+                break;
+            case 2:             /* groups far apart */
+                x[r * ldx + j] *= exp2f((float) (j / 32 * 37 % 60) - 30.0f);
+                break;
+            case 3:             /* many halves: ties */
+                x[r * ldx + j] = j % 32 == 0 ? 127.0f
+                                 : (float) ((int) below(253) - 126) + 0.5f;
+                break;
+            }
+        }
+    }
+}
+
+
+static void
+test_matmul_plain(void **state)
+{
+    float          *x, *out, *bias;
+    double          ref;
+    uint32_t        t, n, k, r, c, rows;
+    moe_matmul_t    p;
+    moe_matrix_t    w;
+    const uint8_t  *row;
+
+    for (t = 0; t < 8; t++) {
+        n = 1 + below(80);
+        k = 1 + below(200);
+        rows = 1 + below(9);
+        w = random_packed(types[t % 2], n, k);
+        x = random_floats((size_t) rows * k);
+        fill_rows(x, rows, k, k);
+        bias = random_floats(n);
+        out = malloc((size_t) rows * n * sizeof(float));
+
+        p = (moe_matmul_t) { .w = w, .bias = t & 2 ? bias : NULL, .x = x,
+                             .out = out, .ldx = k, .ldo = n, .nrows = rows };
+        sets[0]->matmul(&ctx1, &p, 1);
+
+        for (r = 0; r < rows; r++) {
+            row = p.q + r * moe_quant_row(k);
+
+            for (c = 0; c < k; c++) {
+                assert_float_equal(((const int8_t *) row)[c]
+                                   * moe_row_scales(row, moe_groups(k))
+                                     [c / 32], x[r * k + c],
+                                   moe_row_scales(row, moe_groups(k))[c / 32]
+                                   * 0.501f);
+            }
+
+            for (c = 0; c < n; c++) {
+                ref = reference(&w, row, c) + (p.bias ? bias[c] : 0);
+                assert_float_equal(out[r * n + c], ref,
+                                   1e-4 * (1 + fabs(ref)));
+            }
+        }
+
+        free((void *) w.data);
+        free(x);
+        free(out);
+        free(bias);
+    }
+}
+
+
+/* every set, every number of rows from 1 to 64, two numbers of threads */
+static void
+test_matmul_bits(void **state)
+{
+    int            s;
+    float         *x, *want, *out;
+    size_t         ldx, ldo;
+    uint32_t       t, n, k, rows, first;
+    moe_matrix_t   w;
+    moe_matmul_t   p;
+
+    for (t = 0; t < 4; t++) {
+        n = t < 2 ? 1 + below(200) : 32 * (1 + below(6));
+        k = t < 2 ? 1 + below(300) : 32 * (1 + below(12));
+        ldx = k + 3;
+        ldo = n + 5;
+        w = random_packed(types[t % 2], n, k);
+        x = random_floats(64 * ldx);
+        fill_rows(x, 64, k, ldx);
+        want = calloc(64 * ldo, sizeof(float));
+        out = calloc(64 * ldo, sizeof(float));
+
+        /* each row alone, in plain C */
+        for (rows = 0; rows < 64; rows++) {
+            p = (moe_matmul_t) { .w = w, .x = x + rows * ldx,
+                                 .out = want + rows * ldo, .ldx = ldx,
+                                 .ldo = ldo, .nrows = 1 };
+            sets[0]->matmul(&ctx1, &p, 1);
+        }
+
+        for (s = 0; s < nsets; s++) {
+            for (rows = 1; rows <= 64; rows++) {
+                first = below(65 - rows);
+                memset(out, 0, 64 * ldo * sizeof(float));
+
+                p = (moe_matmul_t) { .w = w, .x = x + first * ldx,
+                                     .out = out + first * ldo, .ldx = ldx,
+                                     .ldo = ldo, .nrows = rows };
+                sets[s]->matmul(rows % 2 ? &ctx1 : &ctx3, &p, 1);
+
+                assert_memory_equal(out + first * ldo, want + first * ldo,
+                                    ((rows - 1) * ldo + n) * sizeof(float));
+            }
+        }
+
+        free((void *) w.data);
+        free(x);
+        free(want);
+        free(out);
+    }
+}
+
+
+/* packed and other parts of one call; what has no scale is a NaN alone */
+static void
+test_matmul_parts(void **state)
+{
+    int            s;
+    float         *x, *plain, *out[3], *want[3];
+    uint32_t       i, k, r;
+    moe_matmul_t   p[3];
+    moe_matrix_t   w[3];
+
+    k = 96;
+    x = random_floats(5 * k);
+    x[2 * k + 40] = INFINITY;
+    memset(x + 3 * k, 0, k * sizeof(float));
+    plain = random_floats(33 * k);
+
+    w[0] = random_packed(MOE_W_I8_G32, 70, k);
+    w[1] = (moe_matrix_t) { plain, NULL, MOE_W_F32, 33, k, 0, 0 };
+    w[2] = random_packed(MOE_W_I4_G32, 64, k);
+
+    for (i = 0; i < 3; i++) {
+        out[i] = malloc(5 * w[i].n * sizeof(float));
+        want[i] = malloc(5 * w[i].n * sizeof(float));
+    }
+
+    for (s = 0; s < nsets; s++) {
+        for (i = 0; i < 3; i++) {
+            p[i] = (moe_matmul_t) { .w = w[i], .x = x, .out = out[i],
+                                    .ldx = k, .ldo = w[i].n, .nrows = 5 };
+        }
+
+        sets[s]->matmul(&ctx3, p, 3);
+
+        for (i = 0; i < 3; i++) {
+            if (s == 0) {
+                memcpy(want[i], out[i], 5 * w[i].n * sizeof(float));
+            }
+
+            for (r = 0; r < 5 * w[i].n; r++) {
+                if (r / w[i].n == 2) {
+                    assert_false(isfinite(out[i][r]));
+                    continue;
+                }
+                assert_memory_equal(&out[i][r], &want[i][r], 4);
+                assert_true(r / w[i].n != 3 || out[i][r] == 0);
+            }
+        }
+    }
+
+    for (i = 0; i < 3; i++) {
+        free(out[i]);
+        free(want[i]);
+    }
+    free((void *) w[0].data);
+    free((void *) w[2].data);
+    free(plain);
+    free(x);
+}
+
+
+/* glu against its three products and silu between them, bit for bit */
+static void
+test_glu(void **state)
+{
+    int            s;
+    float         *x, *gate, *up, *want, *out;
+    uint32_t       t, i, f, n, k, rows[3], at;
+    moe_glu_t      g[3];
+    moe_matmul_t   p[2];
+    moe_matrix_t   w[3][3];
+
+    for (t = 0; t < 6; t++) {
+        k = 1 + below(150);
+        f = 1 + below(150);
+        n = 1 + below(150);
+        x = random_floats(60 * k);
+        fill_rows(x, 60, k, k);
+        gate = malloc(60 * f * sizeof(float));
+        up = malloc(60 * f * sizeof(float));
+        want = malloc(60 * n * sizeof(float));
+        out = malloc(60 * n * sizeof(float));
+
+        rows[0] = 1 + below(20);
+        rows[1] = t == 0 ? 0 : 1 + below(9);
+        rows[2] = 60 - rows[0] - rows[1];
+        at = 0;
+
+        for (i = 0; i < 3; i++) {
+            w[i][0] = random_packed(types[t % 2], f, k);
+            w[i][1] = random_packed(types[t % 2], f, k);
+            w[i][2] = random_packed(types[(t + i) % 2], n, f);
+
+            p[0] = (moe_matmul_t) { .w = w[i][0], .x = x + at * k,
+                                    .out = gate, .ldx = k, .ldo = f,
+                                    .nrows = rows[i] };
+            p[1] = (moe_matmul_t) { .w = w[i][1], .x = x + at * k, .out = up,
+                                    .ldx = k, .ldo = f, .nrows = rows[i] };
+            sets[0]->matmul(&ctx1, p, 2);
+            sets[0]->silu_mul(&ctx1, gate, up, (size_t) rows[i] * f);
+            p[0] = (moe_matmul_t) { .w = w[i][2], .x = gate,
+                                    .out = want + at * n, .ldx = f, .ldo = n,
+                                    .nrows = rows[i] };
+            sets[0]->matmul(&ctx1, p, 1);
+            at += rows[i];
+        }
+
+        for (s = 0; s < nsets; s++) {
+            at = 0;
+            for (i = 0; i < 3; i++) {
+                g[i] = (moe_glu_t) { .gate = w[i][0], .up = w[i][1],
+                                     .down = w[i][2], .x = x + at * k,
+                                     .out = out + at * n,
+                                     .nrows = rows[i] };
+                at += rows[i];
+            }
+
+            memset(out, 0, 60 * n * sizeof(float));
+            sets[s]->glu(s ? &ctx3 : &ctx1, g, 3);
+            assert_memory_equal(out, want, 60 * n * sizeof(float));
+        }
+
+        for (i = 0; i < 9; i++) {
+            free((void *) w[i / 3][i % 3].data);
+        }
+        free(x);
+        free(gate);
+        free(up);
+        free(want);
+        free(out);
+    }
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest  tests[] = {
+        cmocka_unit_test(test_pack_error),
+        cmocka_unit_test(test_pack_exact),
+        cmocka_unit_test(test_pack_refuses),
+        cmocka_unit_test(test_matmul_plain),
+        cmocka_unit_test(test_matmul_bits),
+        cmocka_unit_test(test_matmul_parts),
+        cmocka_unit_test(test_glu)
+    };
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
