@@ -94,7 +94,7 @@ ngx_http_moe_handler(ngx_http_request_t *r)
     }
 
     rc = ngx_http_moe_method(r, ep);
-    if (rc != NGX_OK) {
+    if (rc != NGX_DECLINED) {
         return rc;
     }
 
@@ -134,7 +134,7 @@ ngx_http_moe_endpoint(ngx_http_request_t *r)
 }
 
 
-/* NGX_OK: go on; otherwise the content handler's result */
+/* NGX_DECLINED: go on; otherwise the content handler's result */
 
 static ngx_int_t
 ngx_http_moe_method(ngx_http_request_t *r, ngx_http_moe_endpoint_t *ep)
@@ -145,7 +145,7 @@ ngx_http_moe_method(ngx_http_request_t *r, ngx_http_moe_endpoint_t *ep)
     allowed = ep->get ? (NGX_HTTP_GET|NGX_HTTP_HEAD) : NGX_HTTP_POST;
 
     if (r->method & allowed) {
-        return NGX_OK;
+        return NGX_DECLINED;
     }
 
     if (ngx_http_moe_add_header(r, "Allow", &ep->allow) != NGX_OK) {

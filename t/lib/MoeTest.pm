@@ -22,6 +22,7 @@ use warnings;
 
 use Exporter 'import';
 use JSON::PP;
+use Puppet;
 use Test::More ();
 use Test::Nginx::Socket ();
 
@@ -43,8 +44,6 @@ my %base = (
     '/detokenize'          => '"tokens":[5]',
 );
 
-my @puppets;
-
 
 sub moe_plan() {
     Test::Nginx::Util::no_root_location();
@@ -52,44 +51,17 @@ sub moe_plan() {
     Test::Nginx::Util::master_on();
     Test::Nginx::Util::log_level($ENV{TEST_NGINX_LOG_LEVEL} || 'info');
 
-    $ENV{$_} or die "$_ is not set: run tools/test-nginx.sh\n"
-        for qw(TEST_NGINX_MOE_DIR TEST_NGINX_MOE_ENGINE TEST_NGINX_MOE_PUPPET);
+    $ENV{TEST_NGINX_MOE_ENGINE}
+        or die "no engine: run this by tools/test-nginx.sh\n";
 
     $ENV{TEST_NGINX_TIMEOUT} or Test::Nginx::Util::timeout(10);
 }
 
 
-# starts an engine on strings for this file's tests; returns its socket
+# an engine on strings for this file's tests: $TEST_NGINX_<NAME>_SOCK
 
 sub moe_puppet($@) {
-    my ($name, @options) = @_;
-
-    my $sock = "$ENV{TEST_NGINX_MOE_DIR}/$name.sock";
-    my $pid = fork() // die "fork: $!";
-
-    if ($pid == 0) {
-        exec $ENV{TEST_NGINX_MOE_PUPPET}, '--socket', $sock, @options;
-        die "exec: $!";
-    }
-
-    push @puppets, $pid;
-    select(undef, undef, undef, 0.02) until -S $sock;
-
-    $ENV{'TEST_NGINX_' . uc($name) . '_SOCK'} = $sock;
-
-    return $sock;
-}
-
-
-END {
-    my $status = $?;
-
-    for (@puppets) {
-        kill 'KILL', $_;
-        waitpid $_, 0;
-    }
-
-    $? = $status;
+    return Puppet::start(@_);
 }
 
 
@@ -290,6 +262,11 @@ END
 
     $block->set_value('config', "location / { moe_pass engine; }\n")
         if !defined $block->config;
+
+    if (defined $block->must_die) {
+        $block->set_value('error_log', $block->error_log . "[emerg]\n");
+        $block->set_value('suppress_stderr', 1);
+    }
 
     if (!defined $block->no_error_log && !defined $block->must_die
         && !defined $block->ignore_alerts)

@@ -1,36 +1,30 @@
 /*
- * moe-puppet --socket PATH [options]: an engine on strings, for the tests of
- * the nginx module.  It computes nothing: what it says of a job is written in
- * the job's own prompt, as words "key=value":
+ * moe-puppet: an engine on strings, for tests and benchmarks of the module.
  *
- *   tokens=5      how many tokens a choice has
- *   size=0        bytes of each token's text; 0: the text is "t1 ", "t2 ", ..
- *   burst=1       tokens at once
- *   start=0       ms until STARTED
- *   first=0       ms from STARTED to the first token
- *   delay=0       ms between bursts
- *   tick=1        tokens come at whole multiples of this many ms, those of
- *                 all jobs together, as an engine's steps do
- *   finish=stop   or length
- *   refuse=503    an END of this status instead of STARTED
- *   end=500       an END of this status after the tokens
- *   exit=3        the process ends after that many tokens (0: before STARTED)
- *   hangup=3      it closes the lane after that many tokens
- *   mute          nothing is ever said of the job
- *   deaf          CANCEL is not obeyed
- *   greedy        credit is not obeyed
- *   wrong=NAME    a frame that no engine may send: see puppet_wrong()
+ * It speaks the job queue as the front does and computes nothing: what it
+ * answers is written in the request's own text, as words "name=value":
  *
- * Options: --name NAME (of a model, up to 16), --loading N (in thousandths;
- * jobs get 503), --stuck (probes are not answered), --mute (the hello is not
- * answered), --refuse (the hello is answered with 503), --context N.
+ *   tokens=N      deltas of a choice (3)         text=S    of each ("tok ")
+ *   size=N        bytes of each delta's text     finish=S  stop or length
+ *   start=MS      before STARTED                 first=MS  before the first
+ *   delay=MS      between deltas                 tick=MS   at multiples of it
+ *   status=N      END with it instead of STARTED (code=S message=S retry=N)
+ *   fail=N        END with status 500 after N deltas
+ *   cached=N      cached tokens of the prompt
+ *   nostart=1     never STARTED                  stall=N   nothing after N
+ *   nocancel=1    CANCEL is ignored              greedy=1  credit is ignored
+ *   close=N       the lane is closed after N     die=N     the process ends
+ *   bad=WORD      a violation: type slot head twice early choice garbage
+ *   show=1        one delta that says what the job record had
+ *   logprobs=N    each token has N alternatives
  */
 
 #include <errno.h>
 #include <getopt.h>
-#include <inttypes.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,485 +34,642 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "jobq.h"
+#include "engine/jobq.h"
 
 
-#define PUPPET_LANES  64
-#define PUPPET_JOBS   MOE_SLOTS
+#define PUPPET_LANES   64
+#define PUPPET_NEVER   INT64_MAX
 
 
 typedef struct {
-    int           used;
-    uint32_t      slot;
-    uint32_t      gen;
-    uint32_t      kind;
-    uint32_t      n;
-    uint32_t      prompt;
-    int64_t       credit;
-    uint64_t      at;              /* of what comes next, ms */
-    int           started;
-    int           cancelled;
-    uint32_t      done;            /* tokens said, of each choice */
-    uint32_t      choice;          /* whose turn within a token it is */
-    char          script[512];
+    int          used;
+    uint32_t     gen;
+    int64_t      due;                  /* ms */
+    int64_t      credit;
+    int          started;
+    int          cancelled;
+    int          done;                 /* deltas of every choice */
+    int          n;
+    int          kind;
+    int          prompt;
+
+    int          tokens, size, start, first, delay, tick, status, retry;
+    int          fail, cached, nostart, stall, nocancel, greedy, close, die;
+    int          show, logprobs, finish;
+    char         text[64], code[64], message[128], bad[16];
+    char        *shown;
 } puppet_job_t;
 
+
 typedef struct {
-    int           open;            /* 1: hello, 2: stands */
+    int           fd;
+    int           up;
     moe_lane_t    lane;
     puppet_job_t *jobs;
+    uint32_t      high;                /* slots ever used */
 } puppet_lane_t;
 
 
+static struct {
+    const char   *socket;
+    const char   *models[MOE_MODELS_MAX];
+    unsigned      nmodels;
+    unsigned      state;
+    unsigned      progress;
+    unsigned      refuse;
+    unsigned      silent;
+    unsigned      deaf;                /* probes do not come back */
+    size_t        ring;
+    unsigned      slots;
+} opt;
+
 static puppet_lane_t  lanes[PUPPET_LANES];
 static moe_stats_t    stats;
-static const char    *names[MOE_MODELS_MAX] = { "puppet" };
-static uint32_t       nnames = 1, context = 4096;
-static int            loading = -1, stuck, mute, refuse;
 
 
-static uint64_t
-puppet_now(void)
+static int64_t
+puppet_ms(void)
 {
     struct timespec  ts;
 
     clock_gettime(CLOCK_MONOTONIC, &ts);
 
-    return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000;
+    return (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
 
-static const char *
-puppet_word(const puppet_job_t *j, const char *key)
+static void
+puppet_die(const char *what)
 {
-    size_t       len;
-    const char  *p;
+    fprintf(stderr, "moe-puppet: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
 
-    len = strlen(key);
 
-    for (p = j->script; (p = strstr(p, key)); p += len) {
-        if ((p == j->script || p[-1] == ' ')
-            && (p[len] == '=' || p[len] == ' ' || p[len] == '\0'))
+/* the value of a word in the request's text, cut at what ends a word */
+
+static int
+puppet_word(const char *text, size_t len, const char *name, char *to,
+    size_t size)
+{
+    size_t       i, n, k;
+
+    n = strlen(name);
+
+    for (i = 0; i + n < len; i++) {
+
+        if ((i && text[i - 1] != ' ' && text[i - 1] != '"')
+            || memcmp(text + i, name, n) != 0 || text[i + n] != '=')
         {
-            return p[len] == '=' ? p + len + 1 : p + len;
+            continue;
         }
+
+        i += n + 1;
+
+        for (k = 0; i < len && k + 1 < size && text[i] != ' '
+             && text[i] != '"' && text[i] != '\\'; i++)
+        {
+            to[k++] = text[i] == '_' ? ' ' : text[i];
+        }
+
+        to[k] = '\0';
+        return 1;
     }
 
-    return NULL;
+    return 0;
 }
 
 
-static uint32_t
-puppet_number(const puppet_job_t *j, const char *key, uint32_t otherwise)
+static int
+puppet_int(const char *text, size_t len, const char *name, int value)
 {
-    const char  *p;
+    char  buf[16];
 
-    p = puppet_word(j, key);
-
-    return p ? (uint32_t) strtoul(p, NULL, 10) : otherwise;
+    return puppet_word(text, len, name, buf, sizeof(buf)) ? atoi(buf) : value;
 }
 
 
 static void
-puppet_later(puppet_job_t *j, uint32_t ms)
+puppet_script(puppet_job_t *j, const char *text, size_t len)
 {
-    uint32_t  tick;
+    char  finish[16];
 
-    tick = puppet_number(j, "tick", 1);
-    j->at += ms;
+    j->tokens = puppet_int(text, len, "tokens", 3);
+    j->size = puppet_int(text, len, "size", 0);
+    j->start = puppet_int(text, len, "start", 0);
+    j->first = puppet_int(text, len, "first", 0);
+    j->delay = puppet_int(text, len, "delay", 0);
+    j->tick = puppet_int(text, len, "tick", 0);
+    j->status = puppet_int(text, len, "status", 200);
+    j->retry = puppet_int(text, len, "retry", 0);
+    j->fail = puppet_int(text, len, "fail", -1);
+    j->cached = puppet_int(text, len, "cached", 0);
+    j->nostart = puppet_int(text, len, "nostart", 0);
+    j->stall = puppet_int(text, len, "stall", -1);
+    j->nocancel = puppet_int(text, len, "nocancel", 0);
+    j->greedy = puppet_int(text, len, "greedy", 0);
+    j->close = puppet_int(text, len, "close", -1);
+    j->die = puppet_int(text, len, "die", -1);
+    j->show = puppet_int(text, len, "show", 0);
+    j->logprobs = puppet_int(text, len, "logprobs", -1);
 
-    if (tick > 1) {
-        j->at += tick - 1 - (j->at + tick - 1) % tick;
+    strcpy(j->text, "tok ");
+    (void) puppet_word(text, len, "text", j->text, sizeof(j->text));
+    (void) puppet_word(text, len, "code", j->code, sizeof(j->code));
+    (void) puppet_word(text, len, "message", j->message,
+                       sizeof(j->message));
+    (void) puppet_word(text, len, "bad", j->bad, sizeof(j->bad));
+
+    j->finish = MOE_FINISH_STOP;
+
+    if (puppet_word(text, len, "finish", finish, sizeof(finish))
+        && strcmp(finish, "length") == 0)
+    {
+        j->finish = MOE_FINISH_LENGTH;
     }
 }
 
 
 static void
-puppet_close(puppet_lane_t *l)
+puppet_show(puppet_job_t *p, const moe_job_t *j)
 {
-    close(l->lane.fd);
-    moe_lane_destroy(&l->lane);
-    free(l->jobs);
-    memset(l, 0, sizeof(puppet_lane_t));
+    FILE      *f;
+    size_t     size;
+    uint32_t   i;
+
+    f = open_memstream(&p->shown, &size);
+    if (f == NULL) {
+        puppet_die("open_memstream()");
+    }
+
+    fprintf(f, "kind=%u flags=%u set=%u n=%u max=%d min=%u maxprompt=%d "
+            "top=%u credit=%u timeout=%u topk=%d t=%.3f p=%.3f minp=%.3f "
+            "pres=%.3f freq=%.3f rep=%.3f model=%.*s prompts=%u stops=%u "
+            "bias=%u", j->kind, j->flags, j->set, j->n, (int) j->max_tokens,
+            j->min_tokens, (int) j->max_prompt, j->top_logprobs, j->credit,
+            j->timeout_ms, j->top_k, j->temperature, j->top_p, j->min_p,
+            j->presence, j->frequency, j->repetition, (int) j->model.len,
+            j->model.data ? j->model.data : "", j->nprompts, j->nstops,
+            j->nbias);
+
+    for (i = 0; i < j->nstops; i++) {
+        fprintf(f, " stop=%.*s", (int) j->stops[i].len, j->stops[i].data);
+    }
+
+    for (i = 0; i < j->nbias; i++) {
+        fprintf(f, " bias%u=%.2f", j->bias[i].id, j->bias[i].bias);
+    }
+
+    for (i = 0; i < j->nprompts && j->prompts[i].is_ids; i++) {
+        fprintf(f, " ids=%u", j->prompts[i].n);
+    }
+
+    if (p->show == 2) {
+        fprintf(f, " seed=%llu", (unsigned long long) j->seed);
+    }
+
+    if (p->show == 3 && j->messages.len) {
+        fprintf(f, " messages=%.*s", (int) j->messages.len,
+                j->messages.data);
+    }
+
+    if (j->kwargs.len) {
+        fprintf(f, " kwargs=%.*s", (int) j->kwargs.len, j->kwargs.data);
+    }
+
+    fclose(f);
 }
 
 
 static void
-puppet_end(puppet_lane_t *l, puppet_job_t *j, uint32_t status)
+puppet_take_job(puppet_lane_t *l, const moe_frame_t *f, const void *buf,
+    size_t len)
 {
-    char       message[64];
-    moe_end_t  e;
+    const char    *why;
+    moe_job_t      job;
+    puppet_job_t  *j;
 
-    memset(&e, 0, sizeof(e));
+    if (f->slot >= MOE_SLOTS || moe_job_read(&job, buf, len, &why) != 0) {
+        fprintf(stderr, "moe-puppet: a job that is none\n");
+        exit(1);
+    }
+
+    j = &l->jobs[f->slot];
+
+    if (j->used) {
+        fprintf(stderr, "moe-puppet: slot %u is taken\n", f->slot);
+        exit(1);
+    }
+
+    if (f->slot >= l->high) {
+        l->high = f->slot + 1;
+    }
+
+    memset(j, 0, sizeof(puppet_job_t));
+
+    j->used = 1;
+    j->gen = f->gen;
+    j->credit = job.credit;
+    j->kind = job.kind;
+    j->n = job.n * (job.nprompts ? job.nprompts : 1);
+    j->prompt = 7;
+
+    if (job.messages.len) {
+        puppet_script(j, job.messages.data, job.messages.len);
+        j->prompt = (int) job.messages.len / 4;
+
+    } else if (job.nprompts && !job.prompts[0].is_ids) {
+        puppet_script(j, job.prompts[0].data, job.prompts[0].n);
+
+    } else {
+        puppet_script(j, "", 0);
+    }
+
+    if (j->show) {
+        puppet_show(j, &job);
+    }
+
+    j->due = puppet_ms() + j->start;
+
+    if (job.kind == MOE_JOB_PROBE && opt.deaf) {
+        j->due = PUPPET_NEVER;
+    }
+
+    stats.accepted++;
+    stats.running++;
+}
+
+
+static void
+puppet_end(puppet_lane_t *l, uint32_t slot, unsigned status)
+{
+    moe_end_t      e;
+    puppet_job_t  *j;
+
+    j = &l->jobs[slot];
+
+    memset(&e, 0, sizeof(moe_end_t));
+
     e.status = status;
+    e.retry_after = j->retry;
     e.prompt_tokens = j->prompt;
+    e.cached_tokens = j->cached;
     e.completion_tokens = j->done * j->n;
+    e.code.data = j->code;
+    e.code.len = strlen(j->code);
+    e.message.data = j->message;
+    e.message.len = strlen(j->message);
 
-    if (status != 200 && status != 499) {
-        e.message.data = message;
-        e.message.len = (uint32_t) snprintf(message, sizeof(message),
-                                            "The puppet says %u.", status);
-        e.code.data = "puppet";
-        e.code.len = 6;
-        e.retry_after = (status == 503 || status == 429) ? 7 : 0;
+    while (moe_put_end(&l->lane, slot, j->gen, &e) == MOE_JOBQ_AGAIN) {
+        moe_lane_flush(&l->lane);
+        usleep(1000);
+    }
+
+    if (status == 200) {
+        stats.finished++;
+
+    } else if (status == 499) {
+        stats.cancelled++;
+
+    } else {
+        stats.failed++;
     }
 
     stats.running--;
-    stats.finished += status == 200;
-    stats.cancelled += status == 499;
-    stats.failed += status != 200 && status != 499;
     stats.completion_tokens += e.completion_tokens;
+    stats.prompt_tokens += e.prompt_tokens;
 
-    (void) moe_put_end(&l->lane, j->slot, j->gen, &e);
+    free(j->shown);
+    j->shown = NULL;
     j->used = 0;
 }
 
 
-/* what a worker must not take from an engine */
-
-static void
-puppet_wrong(puppet_lane_t *l, puppet_job_t *j, const char *name)
-{
-    uint64_t     junk[4];
-    moe_delta_t  d;
-
-    memset(junk, 0xff, sizeof(junk));
-    memset(&d, 0, sizeof(d));
-    d.text = "x";
-    d.ntext = 1;
-
-    if (strncmp(name, "type", 4) == 0) {
-        (void) moe_lane_put(&l->lane, 77, j->slot, j->gen, junk, 32, NULL, 0);
-
-    } else if (strncmp(name, "delta", 5) == 0) {
-        (void) moe_lane_put(&l->lane, MOE_FRAME_DELTA, j->slot, j->gen, junk,
-                            32, NULL, 0);
-
-    } else if (strncmp(name, "choice", 6) == 0) {
-        d.choice = 99;
-        (void) moe_put_delta(&l->lane, j->slot, j->gen, &d);
-
-    } else if (strncmp(name, "end", 3) == 0) {
-        (void) moe_lane_put(&l->lane, MOE_FRAME_END, j->slot, j->gen, junk,
-                            32, NULL, 0);
-
-    } else if (strncmp(name, "slot", 4) == 0) {
-        (void) moe_put_delta(&l->lane, 0xfffffff0, j->gen, &d);
-
-    } else if (strncmp(name, "head", 4) == 0) {
-        l->lane.head += 0x7fffff00;
-        *(volatile uint32_t *) (void *) (l->lane.own + 64) = l->lane.head;
-        (void) send(l->lane.fd, "k", 1, MSG_DONTWAIT|MSG_NOSIGNAL);
-
-    } else if (strncmp(name, "frame", 5) == 0) {
-        memset(l->lane.own + MOE_RING_OFFSET
-               + (l->lane.head & (l->lane.own_size - 1)), 0xff, 16);
-        l->lane.head += 16;
-
-    } else if (strncmp(name, "socket", 6) == 0) {
-        (void) send(l->lane.fd, "nonsense", 8, MSG_DONTWAIT|MSG_NOSIGNAL);
-    }
-}
-
-
-/* one token of one choice; 0: no credit, or no room */
+/* what no engine should write */
 
 static int
-puppet_token(puppet_lane_t *l, puppet_job_t *j, uint32_t total, uint32_t n)
+puppet_bad(puppet_lane_t *l, uint32_t slot)
 {
-    char         text[16384];
-    uint32_t     id, size;
-    moe_delta_t  d;
-    const char  *finish;
+    uint32_t        word;
+    puppet_job_t   *j;
+    moe_started_t   s;
 
-    memset(&d, 0, sizeof(d));
+    j = &l->jobs[slot];
+    memset(&s, 0, sizeof(moe_started_t));
 
-    size = puppet_number(j, "size", 0);
+    if (strcmp(j->bad, "type") == 0) {
+        moe_lane_put(&l->lane, 99, slot, j->gen, NULL, 0, NULL, 0);
 
-    if (size == 0) {
-        size = (uint32_t) snprintf(text, sizeof(text), "t%u ", n);
+    } else if (strcmp(j->bad, "slot") == 0) {
+        moe_lane_put(&l->lane, MOE_FRAME_END, 12345678, 1, NULL, 0, NULL, 0);
+
+    } else if (strcmp(j->bad, "late") == 0) {
+        moe_put_started(&l->lane, slot, j->gen + 77, &s);
+        return 0;
+
+    } else if (strcmp(j->bad, "twice") == 0) {
+        moe_put_started(&l->lane, slot, j->gen, &s);
+
+    } else if (strcmp(j->bad, "garbage") == 0) {
+        word = 0xdeadbeef;
+        moe_lane_put(&l->lane, MOE_FRAME_DELTA, slot, j->gen, &word, 4,
+                     NULL, 0);
+
+    } else if (strcmp(j->bad, "head") == 0) {
+        word = 0x7fffffff;
+        memcpy(l->lane.own + 64, &word, 4);
+        (void) send(l->fd, "k", 1, MSG_DONTWAIT);
+
+    } else if (strcmp(j->bad, "kick") == 0) {
+        (void) send(l->fd, "xyz", 3, MSG_DONTWAIT);
 
     } else {
-        size = size < sizeof(text) ? size : sizeof(text);
-        memset(text, 'a' + (int) (n % 26), size);
-    }
-
-    if (j->credit < (int64_t) size + 128 && !puppet_word(j, "greedy")) {
         return 0;
     }
 
-    id = n;
-    d.choice = (uint16_t) j->choice;
-    d.completion_tokens = n;
-    d.total_tokens = j->done * j->n + j->choice + 1;
-    d.nids = 1;
-    d.ids = &id;
-    d.text = text;
-    d.ntext = size;
-
-    if (n == total) {
-        finish = puppet_word(j, "finish");
-        d.finish = finish && strncmp(finish, "length", 6) == 0
-                   ? MOE_FINISH_LENGTH : MOE_FINISH_STOP;
-    }
-
-    if (moe_lane_room(&l->lane) < size + 256
-        || moe_put_delta(&l->lane, j->slot, j->gen, &d) != MOE_JOBQ_OK)
-    {
-        return 0;
-    }
-
-    j->credit -= (int64_t) moe_align8(size) + 64;
-    stats.last_token_us = puppet_now() * 1000;
+    moe_lane_flush(&l->lane);
+    j->due = PUPPET_NEVER;
 
     return 1;
 }
 
 
-/* returns 1 if the lane was closed */
-
-static int
-puppet_tokens(puppet_lane_t *l, puppet_job_t *j)
+static size_t
+puppet_lps(puppet_job_t *j, uint8_t *buf)
 {
-    uint32_t     total, burst, status;
-    const char  *word;
+    int        i;
+    void      *p;
+    moe_lp_t   lp;
 
-    total = puppet_number(j, "tokens", 5);
-    burst = puppet_number(j, "burst", 1);
+    p = buf;
 
-    for ( ;; ) {
-
-        if (puppet_word(j, "exit") && puppet_number(j, "exit", 0) <= j->done)
-        {
-            (void) moe_lane_flush(&l->lane);
-            _exit(9);
-        }
-
-        if (puppet_word(j, "hangup")
-            && puppet_number(j, "hangup", 0) <= j->done)
-        {
-            (void) moe_lane_flush(&l->lane);
-            puppet_close(l);
-            return 1;
-        }
-
-        word = puppet_word(j, "wrong");
-
-        if (word && j->done) {
-            puppet_wrong(l, j, word);
-            (void) moe_lane_flush(&l->lane);
-            j->at = puppet_now() + 1000;
-            return 0;
-        }
-
-        if (j->done == total) {
-            status = puppet_number(j, "end", 200);
-            puppet_end(l, j, status);
-            return 0;
-        }
-
-        for ( /* void */ ; j->choice < j->n; j->choice++) {
-            if (!puppet_token(l, j, puppet_word(j, "end") ? 0 : total,
-                              j->done + 1))
-            {
-                j->at = puppet_now() + 5;
-                return 0;
-            }
-        }
-
-        j->choice = 0;
-        j->done++;
-        stats.steps++;
-
-        if (j->done % burst == 0 && j->done < total) {
-            puppet_later(j, puppet_number(j, "delay", 0));
-
-            if (j->at > puppet_now()) {
-                return 0;
-            }
-        }
+    for (i = 0; i <= j->logprobs; i++) {
+        lp.id = 100 + i;
+        lp.logprob = -0.5f - i;
+        lp.ntop = i ? 0 : j->logprobs;
+        lp.bytes = j->text;
+        lp.len = strlen(j->text);
+        p = moe_lp_write(&lp, p);
     }
+
+    return (uint8_t *) p - buf;
 }
 
 
-static int
-puppet_step(puppet_lane_t *l, puppet_job_t *j)
-{
-    moe_started_t  s;
+/* one delta for every choice; 0 when there is no room for them all now */
 
-    if (j->cancelled) {
-        puppet_end(l, j, 499);
+static int
+puppet_deltas(puppet_lane_t *l, uint32_t slot)
+{
+    int            i, rc;
+    char          *text;
+    uint8_t        lps[4096];
+    uint32_t       id, head;
+    moe_delta_t    d;
+    puppet_job_t  *j;
+    static char    big[MOE_EVENT_MAX];
+
+    j = &l->jobs[slot];
+    text = j->text;
+    id = 100;
+
+    if (j->size > 0) {
+        rc = j->size < MOE_EVENT_MAX - 1024 ? j->size : MOE_EVENT_MAX - 1024;
+        memset(big, 'x', rc);
+        big[rc] = '\0';
+        text = big;
+    }
+
+    if (j->shown) {
+        text = j->shown;
+    }
+
+    if (moe_lane_room(&l->lane) < (strlen(text) + 512) * (size_t) j->n) {
         return 0;
     }
 
-    if (puppet_word(j, "mute")) {
-        j->at = puppet_now() + 3600000;
-        return 0;
+    head = l->lane.head;
+
+    for (i = 0; i < j->n; i++) {
+        memset(&d, 0, sizeof(moe_delta_t));
+
+        d.choice = strcmp(j->bad, "choice") == 0 ? 999 : i;
+        d.completion_tokens = j->done + 1;
+        d.total_tokens = j->done * j->n + i + 1;
+        d.nids = 1;
+        d.ids = &id;
+        d.text = text;
+        d.ntext = strlen(text);
+
+        if (j->logprobs >= 0) {
+            d.lp = lps;
+            d.lp_size = puppet_lps(j, lps);
+            d.nlp = 1;
+        }
+
+        if (j->done + 1 == j->tokens && j->fail < 0) {
+            d.finish = j->finish;
+        }
+
+        rc = moe_put_delta(&l->lane, slot, j->gen, &d);
+
+        if (rc != MOE_JOBQ_OK) {
+            puppet_die("moe_put_delta()");
+        }
+    }
+
+    j->credit -= (int64_t) (l->lane.head - head);
+    j->done++;
+
+    return 1;
+}
+
+
+static void
+puppet_lane_close(puppet_lane_t *l)
+{
+    uint32_t  i;
+
+    for (i = 0; i < l->high; i++) {
+        if (l->jobs[i].used) {
+            stats.running--;
+            free(l->jobs[i].shown);
+        }
+    }
+
+    if (l->up) {
+        stats.lanes--;
+    }
+
+    moe_lane_destroy(&l->lane);
+    close(l->fd);
+    free(l->jobs);
+    memset(l, 0, sizeof(puppet_lane_t));
+    l->fd = -1;
+}
+
+
+/* 0: the lane is gone */
+
+static int
+puppet_step(puppet_lane_t *l, uint32_t slot, int64_t now)
+{
+    moe_started_t   s;
+    puppet_job_t   *j;
+
+    j = &l->jobs[slot];
+
+    if (j->kind == MOE_JOB_PROBE) {
+        puppet_end(l, slot, 200);
+        return 1;
     }
 
     if (!j->started) {
 
-        if (puppet_word(j, "refuse")) {
-            puppet_end(l, j, puppet_number(j, "refuse", 503));
+        if (j->die == 0) {
+            exit(0);
+        }
+
+        if (j->close == 0) {
+            puppet_lane_close(l);
             return 0;
         }
 
-        if (puppet_word(j, "exit") && puppet_number(j, "exit", 0) == 0) {
-            _exit(9);
+        if (j->status != 200) {
+            puppet_end(l, slot, j->status);
+            return 1;
         }
 
-        memset(&s, 0, sizeof(s));
+        if (j->nostart) {
+            j->due = PUPPET_NEVER;
+            return 1;
+        }
+
+        if (strcmp(j->bad, "early") == 0) {
+            puppet_deltas(l, slot);
+            return 1;
+        }
+
+        memset(&s, 0, sizeof(moe_started_t));
         s.prompt_tokens = j->prompt;
+        s.cached_tokens = j->cached;
+
+        if (moe_put_started(&l->lane, slot, j->gen, &s) != MOE_JOBQ_OK) {
+            return 1;
+        }
+
         j->started = 1;
-        puppet_later(j, puppet_number(j, "first", 0));
-        (void) moe_put_started(&l->lane, j->slot, j->gen, &s);
+        j->due = now + j->first;
 
-        if (j->at > puppet_now()) {
-            return 0;
+        if (puppet_bad(l, slot) || j->first) {
+            return 1;
         }
     }
 
-    return puppet_tokens(l, j);
-}
-
-
-/* the script is the prompt's text, or the last "content" of the messages */
-
-static void
-puppet_script(puppet_job_t *j, const moe_job_t *job)
-{
-    size_t       i, len;
-    const char  *p, *next, *end;
-
-    if (job->nprompts && !job->prompts[0].is_ids) {
-        p = job->prompts[0].data;
-        len = job->prompts[0].n;
-
-    } else {
-        p = job->messages.data;
-        end = p + job->messages.len;
-
-        while (p && (next = memmem(p, (size_t) (end - p), "\"content\":\"",
-                                   11)))
-        {
-            p = next + 11;
-        }
-
-        next = p ? memchr(p, '"', (size_t) (end - p)) : NULL;
-        len = next ? (size_t) (next - p) : 0;
+    if (j->fail == j->done) {
+        puppet_end(l, slot, 500);
+        return 1;
     }
 
-    len = len < sizeof(j->script) - 1 ? len : sizeof(j->script) - 1;
-    memcpy(j->script, p ? p : "", len);
-    j->prompt = 1;
-
-    for (i = 0; i < len; i++) {
-        j->prompt += j->script[i] == ' ';
-    }
-}
-
-
-static void
-puppet_job(puppet_lane_t *l, const moe_frame_t *f, void *buf)
-{
-    uint32_t       i;
-    moe_job_t      job;
-    const char    *why;
-    puppet_job_t  *j;
-
-    if (moe_job_read(&job, buf, f->size - sizeof(moe_frame_t), &why)
-        != MOE_JOBQ_OK)
-    {
-        fprintf(stderr, "puppet: %s\n", why);
-        puppet_close(l);
-        return;
+    if (j->done >= j->tokens) {
+        puppet_end(l, slot, 200);
+        return 1;
     }
 
-    for (i = 0; l->jobs[i].used; i++) {
-        if (i == PUPPET_JOBS - 1) {
-            fprintf(stderr, "puppet: too many jobs\n");
-            _exit(1);
-        }
+    if (j->stall == j->done) {
+        j->due = PUPPET_NEVER;
+        return 1;
     }
 
-    j = &l->jobs[i];
-
-    memset(j, 0, sizeof(puppet_job_t));
-    j->used = 1;
-    j->slot = f->slot;
-    j->gen = f->gen;
-    j->kind = job.kind;
-    j->n = job.n;
-    j->credit = job.credit;
-    puppet_script(j, &job);
-    j->at = puppet_now() + puppet_number(j, "start", 0);
-
-    stats.accepted++;
-    stats.running++;
-    stats.prompt_tokens += j->prompt;
-
-    if (loading >= 0) {
-        puppet_end(l, j, 503);
-
-    } else if (job.kind == MOE_JOB_PROBE) {
-
-        if (stuck) {
-            snprintf(j->script, sizeof(j->script), "mute");
-
-        } else {
-            puppet_end(l, j, 200);
-        }
+    if ((j->credit <= 0 && !j->greedy) || !puppet_deltas(l, slot)) {
+        j->due = PUPPET_NEVER - 1;             /* until credit or room */
+        return 1;
     }
+
+    if (j->die == j->done) {
+        moe_lane_flush(&l->lane);
+        exit(0);
+    }
+
+    if (j->close == j->done) {
+        moe_lane_flush(&l->lane);
+        puppet_lane_close(l);
+        return 0;
+    }
+
+    if (j->shown) {
+        j->tokens = j->done;
+    }
+
+    if (j->done >= j->tokens && j->fail < 0) {
+        puppet_end(l, slot, 200);
+        return 1;
+    }
+
+    j->due = now + j->delay;
+
+    if (j->tick) {
+        j->due = (now / j->tick + 1) * j->tick;
+    }
+
+    return 1;
 }
 
 
 static void
 puppet_frames(puppet_lane_t *l)
 {
-    int            rc;
-    void          *buf;
-    uint32_t       i, bytes;
-    moe_frame_t    f;
-    const char    *why;
-    puppet_job_t  *j;
+    int             rc;
+    void           *buf;
+    size_t          len;
+    uint32_t        bytes;
+    const char     *why;
+    moe_frame_t     f;
+    puppet_job_t   *j;
 
-    while (l->open && (rc = moe_lane_next(&l->lane, &f)) != MOE_JOBQ_AGAIN) {
+    for ( ;; ) {
+        rc = moe_lane_next(&l->lane, &f);
 
-        if (rc == MOE_JOBQ_ERROR) {
-            fprintf(stderr, "puppet: %s\n", l->lane.why);
-            puppet_close(l);
+        if (rc == MOE_JOBQ_AGAIN && moe_lane_sleep(&l->lane)) {
+            continue;
+        }
+
+        if (rc != MOE_JOBQ_OK) {
+            if (rc == MOE_JOBQ_ERROR) {
+                fprintf(stderr, "moe-puppet: %s\n", l->lane.why);
+                exit(1);
+            }
+
             return;
         }
 
-        buf = malloc(f.size);
+        len = f.size - sizeof(moe_frame_t);
+        buf = malloc(len + 8);
         if (buf == NULL) {
-            _exit(1);
+            puppet_die("malloc()");
         }
 
         moe_lane_take(&l->lane, buf);
 
         if (f.type == MOE_FRAME_JOB) {
-            puppet_job(l, &f, buf);
-            free(buf);
-            continue;
-        }
+            puppet_take_job(l, &f, buf, len);
 
-        for (i = 0; i < PUPPET_JOBS; i++) {
-            j = &l->jobs[i];
+        } else if (f.slot < MOE_SLOTS && l->jobs[f.slot].used
+                   && l->jobs[f.slot].gen == f.gen)
+        {
+            j = &l->jobs[f.slot];
 
-            if (!j->used || j->slot != f.slot || j->gen != f.gen) {
-                continue;
-            }
+            if (f.type == MOE_FRAME_CANCEL && !j->nocancel) {
+                puppet_end(l, f.slot, 499);
 
-            if (f.type == MOE_FRAME_CANCEL) {
-                j->cancelled = !puppet_word(j, "deaf");
-                j->at = j->cancelled ? 0 : j->at;
-
-            } else if (moe_credit_read(&bytes, buf,
-                                       f.size - sizeof(moe_frame_t), &why)
-                       == MOE_JOBQ_OK)
+            } else if (f.type == MOE_FRAME_CREDIT
+                       && moe_credit_read(&bytes, buf, len, &why) == 0)
             {
                 j->credit += bytes;
+
+                if (j->due == PUPPET_NEVER - 1) {
+                    j->due = 0;
+                }
             }
         }
 
@@ -530,242 +681,317 @@ puppet_frames(puppet_lane_t *l)
 static void
 puppet_hello(puppet_lane_t *l)
 {
-    int          rc;
-    uint32_t     i;
-    moe_hello_t  h;
+    unsigned     i;
+    moe_hello_t  theirs, ours;
 
-    rc = moe_lane_accept(&l->lane, &h);
+    switch (moe_lane_accept(&l->lane, &theirs)) {
 
-    if (rc == MOE_JOBQ_AGAIN || mute) {
+    case MOE_JOBQ_AGAIN:
+        return;
+
+    case MOE_JOBQ_ERROR:
+        puppet_lane_close(l);
+        return;
+
+    default:
+        break;
+    }
+
+    memset(&ours, 0, sizeof(moe_hello_t));
+
+    ours.status = 200;
+    ours.nmodels = opt.nmodels;
+    memset(ours.fingerprint, 0xab, sizeof(ours.fingerprint));
+
+    for (i = 0; i < opt.nmodels; i++) {
+        snprintf(ours.models[i].name, MOE_MODEL_NAME_MAX, "%s",
+                 opt.models[i]);
+        ours.models[i].created = 1700000000;
+        ours.models[i].context = 4096;
+    }
+
+    if (moe_lane_hello(&l->lane, &ours) != MOE_JOBQ_OK) {
+        puppet_lane_close(l);
         return;
     }
 
-    if (rc != MOE_JOBQ_OK || refuse) {
-        moe_hello_refuse(l->lane.fd, 503, "the puppet takes no worker");
-        puppet_close(l);
-        return;
-    }
-
-    memset(&h, 0, sizeof(h));
-    h.status = 200;
-    h.nmodels = nnames;
-    memset(h.fingerprint, 0xab, sizeof(h.fingerprint));
-
-    for (i = 0; i < nnames; i++) {
-        snprintf(h.models[i].name, sizeof(h.models[i].name), "%s", names[i]);
-        h.models[i].created = 1700000000;
-        h.models[i].context = context;
-    }
-
-    if (moe_lane_hello(&l->lane, &h) != MOE_JOBQ_OK) {
-        puppet_close(l);
-        return;
-    }
-
-    l->open = 2;
+    l->up = 1;
+    stats.lanes++;
 }
 
 
 static void
-puppet_accept(int listener)
+puppet_accept(int ls)
 {
-    int  i, fd;
+    int             i, fd;
+    puppet_lane_t  *l;
 
-    fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK|SOCK_CLOEXEC);
-
-    for (i = 0; fd != -1 && i < PUPPET_LANES; i++) {
-
-        if (lanes[i].open) {
-            continue;
-        }
-
-        lanes[i].jobs = calloc(PUPPET_JOBS, sizeof(puppet_job_t));
-
-        if (lanes[i].jobs == NULL
-            || moe_lane_create(&lanes[i].lane, fd, MOE_SIDE_ENGINE, 1 << 20)
-               != MOE_JOBQ_OK)
-        {
-            _exit(1);
-        }
-
-        lanes[i].open = 1;
+    fd = accept4(ls, NULL, NULL, SOCK_NONBLOCK|SOCK_CLOEXEC);
+    if (fd == -1) {
         return;
     }
 
-    close(fd);
+    if (opt.refuse) {
+        moe_hello_refuse(fd, opt.refuse, "the puppet refuses");
+        close(fd);
+        return;
+    }
+
+    for (i = 0; i < PUPPET_LANES && lanes[i].fd != -1; i++) { /* void */ }
+
+    if (i == PUPPET_LANES) {
+        close(fd);
+        return;
+    }
+
+    l = &lanes[i];
+    memset(l, 0, sizeof(puppet_lane_t));
+    l->fd = fd;
+    l->lane.memfd = -1;
+    l->jobs = calloc(MOE_SLOTS, sizeof(puppet_job_t));
+
+    if (l->jobs == NULL
+        || moe_lane_create(&l->lane, fd, MOE_SIDE_ENGINE, opt.ring) != 0)
+    {
+        puppet_die("lane");
+    }
 }
 
 
-/* returns the milliseconds until something is due */
+static void
+puppet_read(puppet_lane_t *l)
+{
+    if (!l->up) {
+        if (!opt.silent) {
+            puppet_hello(l);
+        }
+
+        return;
+    }
+
+    if (moe_lane_drain(&l->lane) == MOE_JOBQ_ERROR) {
+        puppet_lane_close(l);
+        return;
+    }
+
+    puppet_frames(l);
+}
+
+
+/* all that is due; the time until more is, in ms, -1 for none */
 
 static int
-puppet_turn(puppet_lane_t *l)
+puppet_work(void)
 {
-    int            wait;
-    uint32_t       i;
-    uint64_t       now;
-    puppet_job_t  *j;
+    int             i, busy;
+    int64_t         now, next;
+    uint32_t        k;
+    puppet_job_t   *j;
+    puppet_lane_t  *l;
 
-    wait = 1000;
-    puppet_frames(l);
+    next = PUPPET_NEVER;
 
-    for (i = 0; l->open && i < PUPPET_JOBS; i++) {
-        j = &l->jobs[i];
-        now = puppet_now();
+    for (i = 0; i < PUPPET_LANES; i++) {
+        l = &lanes[i];
 
-        if (!j->used) {
+        if (l->fd == -1 || !l->up) {
             continue;
         }
 
-        if (j->at <= now && puppet_step(l, j)) {
-            return 0;
-        }
+        puppet_frames(l);
+        now = puppet_ms();
+        busy = 1;
 
-        if (j->used) {
-            wait = j->at <= now ? 1 : (j->at - now < (uint64_t) wait
-                                       ? (int) (j->at - now) : wait);
-        }
-    }
+        for (k = 0; k < l->high && busy; k++) {
+            j = &l->jobs[k];
 
-    if (l->open) {
-        stats.updated_us = puppet_now() * 1000;
-        moe_lane_stats_write(&l->lane, &stats);
-
-        if (moe_lane_flush(&l->lane) != MOE_JOBQ_OK) {
-            puppet_close(l);
-            return 0;
-        }
-
-        if (moe_lane_sleep(&l->lane)) {
-            wait = 0;
-        }
-    }
-
-    return wait;
-}
-
-
-static void
-puppet_loop(int listener)
-{
-    int            i, n, wait, which[PUPPET_LANES], rc;
-    struct pollfd  pfd[PUPPET_LANES + 1];
-
-    for ( ;; ) {
-        pfd[0].fd = listener;
-        pfd[0].events = POLLIN;
-        n = 1;
-        wait = 1000;
-        stats.lanes = 0;
-
-        for (i = 0; i < PUPPET_LANES; i++) {
-
-            if (lanes[i].open == 2) {
-                stats.lanes++;
-                rc = puppet_turn(&lanes[i]);
-                wait = rc < wait ? rc : wait;
-            }
-
-            if (lanes[i].open) {
-                which[n] = i;
-                pfd[n].fd = lanes[i].lane.fd;
-                pfd[n++].events = POLLIN;
-            }
-        }
-
-        if (poll(pfd, (nfds_t) n, wait) == -1 && errno != EINTR) {
-            _exit(1);
-        }
-
-        for (i = 1; i < n; i++) {
-            if (pfd[i].revents == 0) {
+            if (!j->used) {
                 continue;
             }
 
-            if (lanes[which[i]].open == 1) {
-                puppet_hello(&lanes[which[i]]);
-
-            } else if (moe_lane_drain(&lanes[which[i]].lane)
-                       == MOE_JOBQ_ERROR)
+            if (j->due == PUPPET_NEVER - 1
+                && (j->credit > 0 || j->greedy))
             {
-                puppet_close(&lanes[which[i]]);
+                j->due = now;
+            }
+
+            if (j->due <= now) {
+                busy = puppet_step(l, k, now);
+            }
+
+            if (busy && j->used && j->due < next) {
+                next = j->due;
             }
         }
 
-        if (pfd[0].revents) {
-            puppet_accept(listener);
+        if (!busy) {
+            continue;
+        }
+
+        stats.state = opt.state;
+        stats.progress = opt.progress;
+        stats.ranks = 1;
+        stats.ranks_up = 1;
+        stats.updated_us = now * 1000;
+
+        moe_lane_stats_write(&l->lane, &stats);
+
+        if (moe_lane_flush(&l->lane) != MOE_JOBQ_OK) {
+            puppet_lane_close(l);
+        }
+    }
+
+    if (next >= PUPPET_NEVER - 1) {
+        return next == PUPPET_NEVER ? -1 : 10;
+    }
+
+    now = puppet_ms();
+
+    return next <= now ? 0 : (int) (next - now < 1000 ? next - now : 1000);
+}
+
+
+static void
+puppet_loop(int ls)
+{
+    int            i, n, wait;
+    puppet_lane_t *of[PUPPET_LANES + 1];
+    struct pollfd  fds[PUPPET_LANES + 1];
+
+    for ( ;; ) {
+        wait = puppet_work();
+
+        fds[0].fd = ls;
+        fds[0].events = POLLIN;
+        n = 1;
+
+        for (i = 0; i < PUPPET_LANES; i++) {
+            if (lanes[i].fd != -1) {
+                fds[n].fd = lanes[i].fd;
+                fds[n].events = POLLIN;
+                of[n++] = &lanes[i];
+            }
+        }
+
+        if (poll(fds, n, wait) == -1 && errno != EINTR) {
+            puppet_die("poll()");
+        }
+
+        if (fds[0].revents) {
+            puppet_accept(ls);
+        }
+
+        for (i = 1; i < n; i++) {
+            if (fds[i].revents && of[i]->fd == fds[i].fd) {
+                puppet_read(of[i]);
+            }
         }
     }
 }
+
+
+static int
+puppet_listen(void)
+{
+    int                 s;
+    struct sockaddr_un  sa;
+
+    memset(&sa, 0, sizeof(sa));
+    sa.sun_family = AF_UNIX;
+    snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", opt.socket);
+
+    (void) unlink(opt.socket);
+    s = socket(AF_UNIX, SOCK_SEQPACKET|SOCK_CLOEXEC, 0);
+
+    if (s == -1 || bind(s, (struct sockaddr *) &sa, sizeof(sa)) == -1
+        || listen(s, 128) == -1)
+    {
+        puppet_die(opt.socket);
+    }
+
+    return s;
+}
+
+
+static const struct option  puppet_options[] = {
+    { "socket", required_argument, NULL, 's' },
+    { "model", required_argument, NULL, 'm' },
+    { "loading", required_argument, NULL, 'l' },
+    { "refuse", required_argument, NULL, 'r' },
+    { "silent", no_argument, NULL, 'q' },
+    { "deaf", no_argument, NULL, 'd' },
+    { "ring", required_argument, NULL, 'R' },
+    { NULL, 0, NULL, 0 }
+};
 
 
 int
 main(int argc, char **argv)
 {
-    int                 c, fd, named;
-    const char         *path;
-    struct sockaddr_un  sun;
+    int  c, i;
 
-    static const struct option  options[] = {
-        { "socket", required_argument, NULL, 's' },
-        { "name", required_argument, NULL, 'n' },
-        { "context", required_argument, NULL, 'c' },
-        { "loading", required_argument, NULL, 'l' },
-        { "stuck", no_argument, NULL, 'k' },
-        { "mute", no_argument, NULL, 'm' },
-        { "refuse", no_argument, NULL, 'r' },
-        { NULL, 0, NULL, 0 }
-    };
+    opt.state = MOE_STATE_READY;
+    opt.progress = 1000;
+    opt.ring = 8 * 1024 * 1024;
 
-    path = NULL;
-    named = 0;
+    while ((c = getopt_long(argc, argv, "", puppet_options, NULL)) != -1) {
 
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (c) {
-        case 's': path = optarg; break;
-        case 'c': context = (uint32_t) atoi(optarg); break;
-        case 'l': loading = atoi(optarg); break;
-        case 'k': stuck = 1; break;
-        case 'm': mute = 1; break;
-        case 'r': refuse = 1; break;
-        case 'n':
-            nnames = (uint32_t) ++named;
-            names[(named - 1) % MOE_MODELS_MAX] = optarg;
+
+        case 's':
+            opt.socket = optarg;
             break;
-        default: return 2;
+
+        case 'm':
+            if (opt.nmodels < MOE_MODELS_MAX) {
+                opt.models[opt.nmodels++] = optarg;
+            }
+
+            break;
+
+        case 'l':
+            opt.state = MOE_STATE_LOADING;
+            opt.progress = atoi(optarg);
+            break;
+
+        case 'r':
+            opt.refuse = atoi(optarg);
+            break;
+
+        case 'q':
+            opt.silent = 1;
+            break;
+
+        case 'd':
+            opt.deaf = 1;
+            break;
+
+        case 'R':
+            opt.ring = strtoul(optarg, NULL, 10);
+            break;
+
+        default:
+            return 1;
         }
     }
 
-    if (path == NULL || strlen(path) >= sizeof(sun.sun_path)) {
-        fprintf(stderr, "moe-puppet: --socket PATH is needed\n");
-        return 2;
-    }
-
-    signal(SIGPIPE, SIG_IGN);
-
-    stats.state = loading >= 0 ? MOE_STATE_LOADING : MOE_STATE_READY;
-    stats.progress = loading >= 0 ? (uint64_t) loading : 1000;
-    stats.started = (uint64_t) time(NULL);
-    stats.ranks = 1;
-    stats.ranks_up = loading < 0;
-    stats.kv_pages = 100;
-
-    memset(&sun, 0, sizeof(sun));
-    sun.sun_family = AF_UNIX;
-    strcpy(sun.sun_path, path);
-    unlink(path);
-
-    fd = socket(AF_UNIX, SOCK_SEQPACKET|SOCK_CLOEXEC, 0);
-
-    if (fd == -1
-        || bind(fd, (struct sockaddr *) &sun, sizeof(sun)) == -1
-        || listen(fd, 64) == -1)
-    {
-        fprintf(stderr, "moe-puppet: %s: %s\n", path, strerror(errno));
+    if (opt.socket == NULL) {
+        fprintf(stderr, "usage: moe-puppet --socket PATH [--model NAME]... "
+                "[--loading 0..1000] [--refuse STATUS] [--silent] [--deaf] "
+                "[--ring BYTES]\n");
         return 1;
     }
 
-    puppet_loop(fd);
+    if (opt.nmodels == 0) {
+        opt.models[opt.nmodels++] = "puppet";
+    }
+
+    for (i = 0; i < PUPPET_LANES; i++) {
+        lanes[i].fd = -1;
+    }
+
+    signal(SIGPIPE, SIG_IGN);
+    puppet_loop(puppet_listen());
 
     return 0;
 }

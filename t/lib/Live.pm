@@ -1,0 +1,307 @@
+package Live;
+
+# An nginx of a test's own, for what Test::Nginx has no words for: arrival
+# times, slow readers, reload under load. Used beside Puppet:
+#
+#     my $s = Live->new(http => '...', server => '...');
+#     my $c = $s->post('/v1/completions', { prompt => 'tokens=3' });
+#     print $c->rest;
+#     is($s->log_line(qr/.../), ...);
+
+use strict;
+use warnings;
+
+use File::Temp qw(tempdir);
+use IO::Select;
+use IO::Socket::INET;
+use JSON::PP ();
+use Time::HiRes qw(sleep time);
+
+my $next = 21000 + $$ % 20000;
+
+sub port {
+    for (1 .. 100) {
+        my $port = $next++;
+        my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1',
+                                      LocalPort => $port, Listen => 1,
+                                      ReuseAddr => 1) or next;
+        close $s;
+        return $port;
+    }
+
+    die "no port";
+}
+
+sub new {
+    my ($class, %o) = @_;
+
+    my $dir = tempdir('moe-live-XXXXXX', TMPDIR => 1, CLEANUP => 0);
+    my $self = bless { dir => $dir, port => port(), %o, owner => $$ },
+               $class;
+
+    chmod 0755, $dir;
+    $self->conf(%o);
+
+    $self->nginx() == 0 or die "nginx does not start: " . $self->errors;
+
+    for (1 .. 100) {
+        last if -s "$dir/nginx.pid";
+        sleep 0.02;
+    }
+
+    return $self;
+}
+
+sub conf {
+    my ($self, %o) = @_;
+
+    my $dir = $self->{dir};
+    my $workers = $o{workers} // 1;
+    my $main = $o{main} // '';
+    my $http = $o{http} // '';
+    my $server = $o{server} // '';
+    my $log = $o{log} // '$status|$moe_finish_reason|$moe_prompt_tokens|'
+              . '$moe_completion_tokens|$upstream_status|$request_uri|'
+              . '$body_bytes_sent|$moe_engine';
+    my $events = $o{events} // '';
+
+    $_ =~ s/\$TEST_NGINX_([A-Z_]+)/$ENV{"TEST_NGINX_$1"}/g
+        for $http, $server, $main;
+
+    my @modules = split / /, $ENV{TEST_NGINX_LOAD_MODULES} // '';
+    my $modules = join '', map { "load_module $_;\n" } @modules;
+
+    open my $f, '>', "$dir/nginx.conf" or die;
+    print $f <<"_EOC_";
+$modules
+@{[ $> == 0 ? 'user root;' : '' ]}
+worker_processes $workers;
+pid $dir/nginx.pid;
+error_log $dir/error.log @{[ $o{level} // 'info' ]};
+$main
+events { worker_connections 4096; $events }
+http {
+    access_log off;
+    client_body_temp_path $dir/body;
+    proxy_temp_path $dir/proxy;
+    fastcgi_temp_path $dir/fastcgi;
+    uwsgi_temp_path $dir/uwsgi;
+    scgi_temp_path $dir/scgi;
+    log_format moe '$log';
+    $http
+    server {
+        listen 127.0.0.1:$self->{port} @{[ $o{listen} // '' ]};
+        access_log $dir/access.log moe;
+        $server
+    }
+}
+_EOC_
+    close $f;
+}
+
+sub nginx {
+    my ($self, @args) = @_;
+
+    my $bin = $ENV{TEST_NGINX_BINARY} || 'nginx';
+
+    return system($bin, '-p', $self->{dir}, '-e', "$self->{dir}/error.log",
+                  '-c', "$self->{dir}/nginx.conf", @args);
+}
+
+sub pid {
+    my ($self) = @_;
+
+    open my $f, '<', "$self->{dir}/nginx.pid" or return;
+    my $pid = <$f>;
+    chomp $pid;
+
+    return $pid;
+}
+
+sub workers {
+    my ($self, $pid) = @_;
+
+    $pid ||= $self->pid;
+    open my $f, '<', "/proc/$pid/task/$pid/children" or return ();
+
+    return split ' ', <$f> // '';
+}
+
+sub slurp {
+    my ($self, $name) = @_;
+
+    open my $f, '<', "$self->{dir}/$name" or return '';
+    local $/;
+
+    return <$f> // '';
+}
+
+sub errors { return $_[0]->slurp('error.log') }
+
+# the first line of the access log that matches, waited for
+sub log_line {
+    my ($self, $re, $seconds) = @_;
+
+    my $end = time + ($seconds // 5);
+
+    do {
+        for (split /\n/, $self->slurp('access.log')) {
+            return $_ if $_ =~ $re;
+        }
+
+        sleep 0.02;
+    } while (time < $end);
+
+    return '';
+}
+
+sub wait_error {
+    my ($self, $re, $seconds) = @_;
+
+    my $end = time + ($seconds // 5);
+
+    do {
+        return 1 if $self->errors =~ $re;
+        sleep 0.02;
+    } while (time < $end);
+
+    return 0;
+}
+
+sub connect {
+    my ($self, %o) = @_;
+
+    my $sock = IO::Socket::INET->new(PeerAddr => '127.0.0.1',
+                                     PeerPort => $self->{port}) or die "$!";
+    if ($o{rcvbuf}) {
+        close $sock;
+        $sock = IO::Socket::INET->new(Proto => 'tcp') or die "$!";
+        setsockopt($sock, Socket::SOL_SOCKET(), Socket::SO_RCVBUF(),
+                   $o{rcvbuf});
+        CORE::connect($sock, Socket::pack_sockaddr_in($self->{port},
+                      Socket::inet_aton('127.0.0.1'))) or die "$!";
+    }
+
+    return bless { sock => $sock, buf => '' }, 'Live::Client';
+}
+
+sub post {
+    my ($self, $uri, $body, %o) = @_;
+
+    my $c = $self->connect(%o);
+    $c->send_post($uri, $body, %o);
+
+    return $c;
+}
+
+sub get {
+    my ($self, $uri) = @_;
+
+    my $c = $self->connect;
+    $c->write("GET $uri HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+
+    return $c->rest;
+}
+
+sub stop {
+    my ($self) = @_;
+
+    my $pid = $self->pid or return;
+
+    kill 'TERM', $pid;
+
+    for (1 .. 200) {
+        last unless kill 0, $pid;
+        sleep 0.02;
+    }
+
+    kill 'KILL', $pid;
+}
+
+sub DESTROY {
+    my ($self) = @_;
+
+    return if $self->{owner} != $$;
+
+    local $?;
+    $self->stop;
+    system('rm', '-rf', $self->{dir}) unless $ENV{TEST_NGINX_KEEP};
+}
+
+package Live::Client;
+
+use Time::HiRes qw(time);
+
+sub write {
+    my ($self, $data) = @_;
+
+    my $off = 0;
+
+    while ($off < length $data) {
+        my $n = syswrite $self->{sock}, $data, length($data) - $off, $off;
+        return 0 unless defined $n;
+        $off += $n;
+    }
+
+    return 1;
+}
+
+sub send_post {
+    my ($self, $uri, $body, %o) = @_;
+
+    $body = JSON::PP::encode_json($body) if ref $body;
+    my $close = $o{keepalive} ? '' : "Connection: close\r\n";
+
+    $self->write("POST $uri HTTP/1.1\r\nHost: t\r\n$close"
+                 . ($o{headers} // '')
+                 . "Content-Length: " . length($body) . "\r\n\r\n$body");
+}
+
+# more bytes, or undef at the end or after the time
+sub more {
+    my ($self, $seconds) = @_;
+
+    my $sel = IO::Select->new($self->{sock});
+    return undef unless $sel->can_read($seconds // 10);
+
+    my $n = sysread $self->{sock}, my $data, 65536;
+    return undef unless $n;
+
+    $self->{buf} .= $data;
+
+    return $n;
+}
+
+# reads until what came matches; 1 or 0
+sub until {
+    my ($self, $re, $seconds) = @_;
+
+    my $end = time + ($seconds // 10);
+
+    while ($self->{buf} !~ $re) {
+        my $left = $end - time;
+        return 0 if $left <= 0;
+        return 0 unless $self->more($left);
+    }
+
+    return 1;
+}
+
+# all there is until the end of the connection
+sub rest {
+    my ($self, $seconds) = @_;
+
+    my $end = time + ($seconds // 20);
+
+    while (time < $end && $self->more($end - time)) { }
+
+    return $self->{buf};
+}
+
+sub close {
+    my ($self) = @_;
+
+    CORE::close $self->{sock};
+}
+
+1;
