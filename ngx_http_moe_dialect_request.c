@@ -595,7 +595,7 @@ ngx_http_moe_field_model(ngx_http_moe_parse_t *ps, ngx_http_moe_field_t *f,
 
     len = json_string_length(value);
 
-    if (len >= MOE_MODEL_NAME_MAX) {
+    if (len == 0 || len >= MOE_MODEL_NAME_MAX) {
         return ngx_http_moe_refuse(ps, 404, f->name, "model_not_found",
                                    "The model that was asked for does not "
                                    "exist.");

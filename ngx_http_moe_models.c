@@ -92,6 +92,7 @@ ngx_http_moe_models_reply(ngx_http_request_t *r, ngx_http_moe_survey_t *s)
     ngx_array_t           *models;
     ngx_http_moe_out_t     out;
     ngx_http_moe_asked_t  *a;
+    ngx_http_moe_error_t  *err;
     ngx_http_moe_model_t  *m;
 
     a = s->engines.elts;
@@ -141,9 +142,13 @@ ngx_http_moe_models_reply(ngx_http_request_t *r, ngx_http_moe_survey_t *s)
         }
     }
 
-    return ngx_http_moe_send_error(r,
-               ngx_http_moe_error(r, NGX_HTTP_NOT_FOUND, "model_not_found",
-                                  "The model does not exist."), 0);
+    err = ngx_http_moe_error(r, NGX_HTTP_NOT_FOUND, "model_not_found",
+                             "The model does not exist.");
+    if (err) {
+        ngx_str_set(&err->param, "model");
+    }
+
+    return ngx_http_moe_send_error(r, err, 0);
 
 done:
 

@@ -287,15 +287,20 @@ ngx_http_moe_stream_submit(ngx_http_moe_ctx_t *ctx,
 {
     ngx_int_t                 rc;
     ngx_http_request_t       *r;
+    ngx_http_moe_error_t     *err;
     ngx_http_moe_loc_conf_t  *mlcf;
 
     r = ctx->request;
 
     if (!ngx_http_moe_stream_serves(ctx, lane)) {
-        ngx_http_moe_stream_fail(ctx,
-                   ngx_http_moe_error(r, NGX_HTTP_NOT_FOUND,
-                                      "model_not_found",
-                                      "The model does not exist."));
+
+        err = ngx_http_moe_error(r, NGX_HTTP_NOT_FOUND, "model_not_found",
+                                 "The model does not exist.");
+        if (err) {
+            ngx_str_set(&err->param, "model");
+        }
+
+        ngx_http_moe_stream_fail(ctx, err);
         return NGX_DONE;
     }
 
