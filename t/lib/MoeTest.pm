@@ -11,6 +11,7 @@ package MoeTest;
 #   accepts    one request a line, {JSON} or members; each is answered 200
 #   json       lines that are true of the reply: see holds()
 #   sse        the same of a stream, after its framing was checked: see sse()
+#   aborted    the request is made by HTTP/1.0
 #   check      eval: a sub that is given the decoded reply
 #   ignore_alerts
 #
@@ -244,6 +245,14 @@ sub expand($) {
         chomp $fields;
         $block->set_value('request', "POST $endpoint{chat}\n{"
                           . $base{$endpoint{chat}} . ",$fields}");
+    }
+
+    # a stream that is cut short has no last chunk: by HTTP/1.0 it needs none
+
+    if (defined $block->aborted) {
+        my ($line, $body) = $block->request =~ /^([^\n]+)\n(.*)$/s;
+        $block->set_value('raw_request', "$line HTTP/1.0\r\nContent-Length: "
+                          . length($body) . "\r\n\r\n$body");
     }
 
     expand($block) if defined $block->refuses || defined $block->accepts;
