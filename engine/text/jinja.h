@@ -425,7 +425,6 @@ typedef struct {
 } jdump_t;
 
 jstr_t *j_to_str(jx_t *x, jv_t v);
-void j_repr(jx_t *x, jbuf_t *b, jv_t v);
 jstr_t *j_repr_str(jx_t *x, jv_t v);
 size_t j_float_repr(double f, char buf[32]);
 void j_dump(jx_t *x, jbuf_t *b, jv_t v, const jdump_t *how);
@@ -500,7 +499,6 @@ jv_t j_eval(jx_t *x, const jnode_t *n);
 jv_t j_binop(jx_t *x, j_op_e op, jv_t a, jv_t b);
 jv_t j_attr(jx_t *x, jv_t v, jstr_t *name);
 jv_t j_subscript(jx_t *x, jv_t v, jv_t key);
-jv_t j_slice(jx_t *x, jv_t v, const jv_t bound[3]);
 jv_t j_call(jx_t *x, jv_t fn, const jcall_t *call);
 jv_t j_call_def(jx_t *x, const jdef_t *def, jv_t self, const jcall_t *call);
 jv_t j_apply(jx_t *x, const jnode_t *filter, jv_t v);

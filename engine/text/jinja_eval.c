@@ -277,8 +277,8 @@ clamp(jx_t *x, jv_t v, int64_t n, int64_t none, bool back)
 
 
 /* bound: start, stop, step; J_MISSING where left out */
-jv_t
-j_slice(jx_t *x, jv_t v, const jv_t bound[3])
+static jv_t
+slice(jx_t *x, jv_t v, const jv_t bound[3])
 {
     jv_t      r;
     int64_t   n, start, stop, step, count, i;
@@ -645,7 +645,7 @@ eval_item(jx_t *x, const jnode_t *n)
         }
     }
 
-    return j_slice(x, v, bound);
+    return slice(x, v, bound);
 }
 
 

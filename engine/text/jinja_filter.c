@@ -258,7 +258,6 @@ f_truncate(jx_t *x, jv_t self, jv_t *arg, const jcall_t *call)
     int64_t     length, leeway;
     ptrdiff_t   at;
 
-    s = j_arg_str(x, self);
     length = j_given(arg[0]) ? j_arg_int(x, arg[0]) : 255;
     end = j_given(arg[2]) ? j_arg_str(x, arg[2]) : js_cstr(x, "...");
     leeway = j_given(arg[3]) && arg[3].type != J_NONE
@@ -268,12 +267,15 @@ f_truncate(jx_t *x, jv_t self, jv_t *arg, const jcall_t *call)
         j_fail(x, "truncate: the length is too small");
     }
 
-    if ((int64_t) js_chars(s) <= length
-        || (int64_t) js_chars(s) - length <= leeway)
+    /* what is short enough need not be a string */
+    n = (size_t) (j_length(self) < 0 ? 0 : j_length(self));
+    if (j_length(self) >= 0 && ((int64_t) n <= length
+                                || (int64_t) n - length <= leeway))
     {
         return self;
     }
 
+    s = j_arg_str(x, self);
     n = js_offset(s, (size_t) length - js_chars(end));
     s = js_sub(x, s, 0, n);
 
@@ -422,19 +424,17 @@ whole(jx_t *x, double f)
 static jv_t
 f_int(jx_t *x, jv_t self, jv_t *arg, const jcall_t *call)
 {
-    int   base;
-    jv_t  v, or;
+    jv_t     v, or;
+    int64_t  base;
 
     j_undefined(x, self);
     or = j_given(arg[0]) ? arg[0] : j_int(0);
-    base = j_given(arg[1]) ? (int) j_arg_int(x, arg[1]) : 10;
-
-    if (base < 2 || base > 36) {
-        j_fail(x, "int: the base must be 2 to 36");
-    }
+    base = j_given(arg[1]) ? j_arg_int(x, arg[1]) : 10;
 
     if (self.type == J_STR) {
-        if (parse_number(x, self.u.s, base, &v)) {
+        if (base >= 2 && base <= 36
+            && parse_number(x, self.u.s, (int) base, &v))
+        {
             return v;
         }
         if (parse_number(x, self.u.s, 0, &v) && isfinite(v.u.f)) {

@@ -447,9 +447,11 @@ j_percent(jx_t *x, jstr_t *fmt, jv_t arg)
 
     jb_add(x, b, fmt, (size_t) (from - fmt->p), (size_t) (p - from));
 
+    /* what has items may be left over, as a mapping may */
     if (arg.type == J_TUPLE ? !a.named && a.next < arg.u.l->n
                             : a.next == 0 && arg.type != J_DICT
-                              && arg.type != J_LIST)
+                              && arg.type != J_LIST && arg.type != J_RANGE
+                              && arg.type != J_UNDEF)
     {
         j_fail(x, "not all arguments converted during string formatting");
     }

@@ -177,6 +177,9 @@ repr_str(jx_t *x, jbuf_t *b, const jstr_t *s)
 }
 
 
+static void  repr(jx_t *x, jbuf_t *b, jv_t v);
+
+
 static void
 repr_list(jx_t *x, jbuf_t *b, jv_t v, const jlist_t *l, const char *open,
     const char *close)
@@ -189,7 +192,7 @@ repr_list(jx_t *x, jbuf_t *b, jv_t v, const jlist_t *l, const char *open,
         if (i > 0) {
             put(x, b, v, ", ");
         }
-        j_repr(x, b, l->v[i]);
+        repr(x, b, l->v[i]);
     }
 
     put(x, b, v, close);
@@ -207,9 +210,9 @@ repr_dict(jx_t *x, jbuf_t *b, jv_t v)
         if (i > 0) {
             put(x, b, v, ", ");
         }
-        j_repr(x, b, v.u.d->e[i].key);
+        repr(x, b, v.u.d->e[i].key);
         put(x, b, v, ": ");
-        j_repr(x, b, v.u.d->e[i].val);
+        repr(x, b, v.u.d->e[i].val);
     }
 
     put(x, b, v, "}");
@@ -306,8 +309,8 @@ repr_container(jx_t *x, jbuf_t *b, jv_t v)
 }
 
 
-void
-j_repr(jx_t *x, jbuf_t *b, jv_t v)
+static void
+repr(jx_t *x, jbuf_t *b, jv_t v)
 {
     char  buf[32];
 
@@ -369,7 +372,7 @@ j_repr_str(jx_t *x, jv_t v)
     jbuf_t  *b;
 
     b = jb_new(x);
-    j_repr(x, b, v);
+    repr(x, b, v);
     return jb_done(x, b);
 }
 
@@ -477,7 +480,7 @@ dump_scalar(jx_t *x, jbuf_t *b, jv_t v)
         /* fall through */
 
     case J_INT:
-        j_repr(x, b, v);
+        repr(x, b, v);
         break;
 
     default:

@@ -615,6 +615,39 @@ test_sources(void **state)
 }
 
 
+/* What Python can do and we refuse: docs/chat-templates.md. */
+static void
+test_refused(void **state)
+{
+    size_t     i;
+    json_t    *vars;
+    result_t   r;
+
+    static const char *const  sources[] = {
+        "{{ 9223372036854775807 + 1 }}", "{{ 9223372036854775808 }}",
+        "{{ 2 ** 64 }}", "{{ -(2 ** 62) * 4 }}", "{{ 1e300 | int }}",
+        "{{ '99999999999999999999' | int }}", "{{ '%d' % 1e300 }}",
+        "{{ (-8) ** 0.5 }}", "{{ '\\N{BULLET}' }}", "{{ '\\ud800' }}",
+        "{{ '%99999999d' % 1 }}", "{{ '{:99999999}'.format(1) }}",
+        "{{ '{:.200f}'.format(1.5) }}", "{{ '%*d' % (99999999, 1) }}",
+        "{% for i in [1] recursive %}{% endfor %}",
+        "{% include 'x' %}", "{% autoescape true %}{% endautoescape %}",
+        "{{ 'a' | pprint }}", "{{ '\"\\ud800\"' | from_json }}",
+    };
+
+    vars = json_object();
+
+    for (i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
+        render_env(sources[i], strlen(sources[i]), vars, NULL, &r);
+        if (r.out.status != MOE_TEMPLATE_FAILED || r.err.text[0] == '\0') {
+            fail_msg("%s: '%s'", sources[i], r.out.text);
+        }
+    }
+
+    json_decref(vars);
+}
+
+
 static void
 test_raise(void **state)
 {
@@ -740,6 +773,7 @@ main(void)
         cmocka_unit_test(test_growth),
         cmocka_unit_test(test_big_dict),
         cmocka_unit_test(test_sources),
+        cmocka_unit_test(test_refused),
         cmocka_unit_test(test_raise),
         cmocka_unit_test(test_null),
         cmocka_unit_test(test_threads),

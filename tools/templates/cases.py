@@ -408,6 +408,46 @@ STATEMENTS = [
     "{{ dict['a'][1]['c'] is none }}", "{% set x = namespace(v=dict) %}{{ x.v.b }}{{ x.v.items() | length }}",
 ]
 
+MORE = show(
+    "5 // -1", "5 % -1", "0 ** 0", "(-1) ** 3", "(-1) ** 4", "0.0 ** -1", "1e300 ** 2",
+    "4.0 % 2", "-4.0 % 2", "0.0 // 3", "-0.0 // 3", "s[::-99]", "s[::99]", "dict[1, 2]",
+    "dict[1:2, 3]", "{(1, 2): 'x'}[1, 2]", "f(**[1])", "range(**{1: 2})", "range(stop=3)",
+    "s.split(sep=',', nope=1)", "s | truncate(2)", "'%s' | format(1, a=2)",
+    "'a b/c' | urlencode", "'0b11' | int(0, 2)", "'0o17' | int(0, 8)", "'0x' | int",
+    "' ' | int", "'1 2' | int", "'1' | int(0, 1)", "'x' | round",
+    "1.5 | round(1, 'x')", "dict | tojson(separators=[1])", "'{:10}|'.format(1.5)",
+    "'{:.3}'.format(1234.5)",     "'%(a' % dict", "'%(a)s' % 1", "'%c' % 'ab'", "'%c' % -1",
+    "'%x' % 1.5", "'%y' % 1", "'%-5s|%*s|' % ('a', -4, 'b')", "'{:y}'.format(1)",
+    "'{:d}'.format('a')", "'{:.2d}'.format(1)", "'{0x}'.format(1)", "'{a[b'.format(a=1)",
+    "'{!z}'.format(1)", "'{:{:{}}}'.format(1, 2, 3)", "'{0.real}'.format(1) is string",
+    "dict([1])", "dict(1)", "dict(a=1, **{'b': 2})", "dict({}, {})", "[1, 2].copy()",
+    "dict.fromkeys(['a', 'b'])", "dict.fromkeys('ab', 1)", "dict.get([])", "{}.popitem()",
+    "{'a': 1}.popitem()", "{'a': 1}.pop('b')", "[1, 2].remove(3)", "'é' is string",
+    "99999999999999999999.5", "s.count('l', 9, 3)", "s.startswith('H', 5, 2)",
+    "s.endswith(('x', 'y'))", "s.partition('')", "1.5e-7", "1.2345e22", "['a\\tb\\\\']",
+    "['\\u00a0', ' ']", "'a\\\\b' | tojson", "namespace(a=1).a", "s | d | d('x') | upper",
+    "'' ~ 1e22 ~ 1e21", "5e-324", "1.7976931348623157e308", "123456.789e3", "ünï", "(s)()",
+    "(n | string)[0]", "not", "a not b", "(1 if 1) ~ 2", "[1, 2,]", "range(3,)", "() ~ ''",
+    "[] == ()", "1 is not string", "range(-3) | list", "range(5, 0, -2) | list", "'x' in ['x']",
+    "['x'] | first ~ 'y'", "{'a': 1} | length", "'abc' | list | join('-') | upper | length",
+    "users | map(attribute='addr') | map(attribute='city') | join", "users[-1].name[0]",
+    "users | selectattr('addr.city', 'in', ['Oslo', 'x']) | list | length",
+    "(users | first).addr.city | lower", "users | last | tojson", "words | join(n)",
+    "[3, 1] | sort | first", "dict | dictsort | first | first", "dict | dictsort | list | length",
+    "'%s' % ('a',) ~ 'b'", "'a' + 'b' * 2 ~ 'c'", "n > 5 and s or u", "z or nil or ''",
+) + [
+    "{% set x = [1, 2] %}{% set _ = x.clear() %}{{ x }}{% set _ = x.append(3) %}{% set _ = x.remove(3) %}{{ x }}",
+    "{% set x = {'a': 1} %}{% set _ = x.clear() %}{{ x }}{% set _ = x.update(b=2) %}{% set _ = x.update([('c', 3)]) %}{{ x }}",
+    "{% set x = {'a': 1, 'b': 2} %}{{ x.popitem() }}{{ x }}", "{% set ünï = 1 %}{{ ünï }}", "{% call 1 %}{% endcall %}",
+    "{% macro f(a) %}{{ a }}{{ caller() }}{% endmacro %}{% call f(a=1) %}x{% endcall %}",
+    "{% for i in [1, 2] %}{% set x %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endset %}{{ x }}{% endfor %}",
+    "{{ strftime_now('%-m %H') }}{{ strftime_now('%f|%z|%Z|') }}",
+    "{% if not n in list and 'x' not in dict %}y{% endif %}", "{% set a = {'b': [1, {'c': 'd'}]} %}{{ a.b[1].c }}{{ a['b'][-1]['c'] }}",
+    "{% for k in dict if dict[k] is number %}{{ k }}{% endfor %}", "{% set a, (b, c) = 1, (2, 3) %}{{ a }}{{ b }}{{ c }}",
+    "{% for x in users if x.age > 20 and x.tags is defined %}{{ x.name }}{% else %}-{% endfor %}", "{% for (a, b) in [(1, 2)] %}{{ a }}{{ b }}{% endfor %}",
+    "{% macro f(x) %}{% for i in x %}{{ f(i) if i is iterable else i }},{% endfor %}{% endmacro %}{{ f(nested) }}", "{{ caller }}{{ varargs }}{{ kwargs }}",
+]
+
 # white space: trim_blocks and lstrip_blocks are on
 SPACE = [
     "a\n{% if n %}\nb\n{% endif %}\nc\n", "a\n  {% if n %}\n  b\n  {% endif %}\n  c", "a {% if n %} b {% endif %} c",
@@ -427,4 +467,4 @@ SPACE = [
 ]
 
 CASES = (LITERALS + ARITHMETIC + COMPARISONS + NAMES + SLICES + STRING_METHODS
-         + FORMATS + FILTERS + TOJSON + TESTS + STATEMENTS + SPACE)
+         + FORMATS + FILTERS + TOJSON + TESTS + STATEMENTS + MORE + SPACE)
