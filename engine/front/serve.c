@@ -199,7 +199,8 @@ moe_front_timeout(moe_front_t *f)
     }
 
     if (f->ntasks || f->dirty || f->drain_us || !f->ready
-        || f->stats.ranks_up < f->nranks || f->nworkers == 0)
+        || f->stats.ranks_up < f->nranks
+        || (f->nworkers == 0 && f->options->idle_s))
     {
         return MOE_FRONT_TICK_US / 1000;
     }

@@ -70,6 +70,33 @@ moe_task_end(const moe_task_t *t, moe_end_t *e)
 
 
 static void
+moe_task_log(const moe_task_t *t, const moe_end_t *e)
+{
+    int              i;
+    char             id[33];
+    uint64_t         now;
+    moe_log_level_e  level;
+
+    level = e->status >= 500 && e->status != 503 ? MOE_LOG_WARN
+                                                 : MOE_LOG_DEBUG;
+
+    for (i = 0; i < 16; i++) {
+        snprintf(id + 2 * i, 3, "%02x", t->job.request_id[i]);
+    }
+
+    now = t->front->now;
+
+    moe_log(level, "job %s status=%u prompt=%u cached=%u completion=%u "
+            "queue_ms=%llu total_ms=%llu%s%s", id, e->status,
+            e->prompt_tokens, e->cached_tokens, e->completion_tokens,
+            (unsigned long long)
+            ((t->started ? t->started_us : now) - t->arrived_us) / 1000,
+            (unsigned long long) (now - t->arrived_us) / 1000,
+            t->message[0] ? ": " : "", t->message);
+}
+
+
+static void
 moe_task_count(moe_task_t *t)
 {
     moe_end_t     e;
@@ -77,6 +104,7 @@ moe_task_count(moe_task_t *t)
 
     s = &t->front->stats;
     moe_task_end(t, &e);
+    moe_task_log(t, &e);
 
     if (!t->accepted) {
         s->refused += (e.status != 200 && e.status != 499);

@@ -1,41 +1,14 @@
 #include "worker.h"
 
 
-/* one engine for most tests; what it writes for PROMPT is what it writes */
+/* one engine for all tests; what it writes for PROMPT is what it writes */
 
-#define PROMPT    "Once upon a time there was a little"
 #define MESSAGES  "[{\"role\":\"user\",\"content\":\"Tell me a story.\"}]"
 
 
 static char      socket_path[64];
 static pid_t     engine;
 static worker_t  w, spare;
-
-
-static void
-assert_sound(const reply_t *r, uint32_t status)
-{
-    if (r->end.status != status) {
-        fail_msg("END %u \"%s\" where %u is expected", r->end.status,
-                 r->message, status);
-    }
-
-    if (status == 200) {
-        assert_true(r->started);
-        assert_int_equal(r->start.prompt_tokens, r->end.prompt_tokens);
-    }
-}
-
-
-static void
-assert_same(const answer_t *a, const answer_t *b)
-{
-    assert_int_equal(a->nids, b->nids);
-    assert_memory_equal(a->ids, b->ids, a->nids * 4);
-    assert_int_equal(a->ntext, b->ntext);
-    assert_memory_equal(a->text, b->text, a->ntext);
-    assert_int_equal(a->finish, b->finish);
-}
 
 
 static void
@@ -957,217 +930,6 @@ test_rank_death(void **unused)
 }
 
 
-/* life of the process */
-
-
-static void
-other_socket(char *path, size_t size, const char *name)
-{
-    snprintf(path, size, "/tmp/moe-test-%d.%s", (int) getpid(), name);
-}
-
-
-static void
-test_socket(void **unused)
-{
-    int          fd;
-    char         path[64];
-    pid_t        pid;
-    worker_t    *v;
-    struct stat  st;
-
-    const char *const  args[] = { "--socket-mode", "0600", NULL };
-
-    /* a living engine is not disturbed */
-
-    pid = engine_start(socket_path, NULL);
-    assert_int_equal(engine_wait(pid), 1);
-
-    /* a dead one's socket is replaced */
-
-    other_socket(path, sizeof(path), "stale");
-    pid = engine_start(path, NULL);
-    v = &spare;
-    worker_ready(v, path);
-    kill(pid, SIGKILL);
-    assert_int_equal(engine_wait(pid), 128 + SIGKILL);
-    assert_int_equal(stat(path, &st), 0);
-    worker_close(v);
-
-    pid = engine_start(path, args);
-    worker_ready(v, path);
-    assert_int_equal(stat(path, &st), 0);
-    assert_int_equal(st.st_mode & 0777, 0600);
-    worker_close(v);
-
-    assert_int_equal(engine_stop(pid), 0);
-    assert_int_equal(stat(path, &st), -1);
-
-    /* what is no socket is left alone */
-
-    fd = open(path, O_CREAT|O_WRONLY, 0600);
-    assert_int_not_equal(fd, -1);
-    close(fd);
-    pid = engine_start(path, NULL);
-    assert_int_equal(engine_wait(pid), 1);
-    assert_int_equal(unlink(path), 0);
-}
-
-
-static void
-test_drain(void **unused)
-{
-    int          slot, late;
-    char         path[64];
-    pid_t        pid;
-    reply_t     *r;
-    worker_t    *v;
-    moe_job_t    job;
-
-    const char *const  args[] = { "--drain-timeout", "60", NULL };
-    const char *const  brief[] = { "--drain-timeout", "0", NULL };
-
-    other_socket(path, sizeof(path), "drain");
-    v = &spare;
-
-    pid = engine_start(path, args);
-    worker_ready(v, path);
-
-    job_text(&job, PROMPT);
-    job.flags = MOE_JOB_IGNORE_EOS;
-    job.max_tokens = 400;
-
-    slot = worker_submit(v, &job);
-    r = &v->jobs[slot];
-
-    while (r->choices[0].nids == 0) {
-        worker_pump(v, 100);
-    }
-
-    kill(pid, SIGTERM);
-    test_sleep(50);
-
-    late = worker_submit(v, &job);
-    worker_wait(v, late);
-    assert_sound(&v->jobs[late], 503);
-    assert_int_equal(v->jobs[late].end.retry_after, 1);
-
-    worker_wait(v, slot);
-    assert_sound(r, 200);
-    assert_int_equal(r->choices[0].nids, 400);
-
-    assert_int_equal(engine_wait(pid), 0);
-    worker_close(v);
-
-    /* where there is no time, it is said */
-
-    pid = engine_start(path, brief);
-    worker_ready(v, path);
-    job.max_tokens = MOE_UNLIMITED;
-    slot = worker_submit(v, &job);
-    r = &v->jobs[slot];
-
-    while (r->choices[0].nids == 0) {
-        worker_pump(v, 100);
-    }
-
-    kill(pid, SIGTERM);
-    worker_wait(v, slot);
-    assert_sound(r, 503);
-    assert_int_equal(engine_wait(pid), 0);
-    worker_close(v);
-}
-
-
-static void
-test_idle(void **unused)
-{
-    char       path[64];
-    pid_t      pid;
-    worker_t  *v;
-
-    const char *const  args[] = { "--idle-exit", "1", NULL };
-
-    other_socket(path, sizeof(path), "idle");
-    v = &spare;
-
-    pid = engine_start(path, args);
-    worker_ready(v, path);
-    test_sleep(1500);
-    assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
-    worker_close(v);
-
-    assert_int_equal(engine_wait(pid), MOE_EXIT_IDLE);
-}
-
-
-static void
-test_queue(void **unused)
-{
-    int          i, slots[4];
-    char         path[64];
-    pid_t        pid;
-    worker_t    *v;
-    moe_job_t    job;
-    moe_stats_t  s;
-
-    const char *const  args[] = { "--max-running", "1", "--queue", "2",
-                                  NULL };
-
-    other_socket(path, sizeof(path), "queue");
-    v = &spare;
-
-    pid = engine_start(path, args);
-    worker_ready(v, path);
-
-    job_text(&job, PROMPT);
-    job.flags = MOE_JOB_IGNORE_EOS;
-    job.max_tokens = MOE_UNLIMITED;
-    job.credit = 1;                 /* it will never end by itself */
-
-    slots[0] = worker_submit(v, &job);
-
-    while (!v->jobs[slots[0]].started) {
-        worker_pump(v, 100);
-    }
-
-    job_text(&job, PROMPT);
-    job.timeout_ms = 400;
-    slots[1] = worker_submit(v, &job);
-    job.timeout_ms = 0;
-    slots[2] = worker_submit(v, &job);
-    slots[3] = worker_submit(v, &job);
-
-    worker_wait(v, slots[3]);
-    assert_sound(&v->jobs[slots[3]], 503);
-    assert_string_equal(v->jobs[slots[3]].code, "queue_full");
-    assert_int_equal(v->jobs[slots[3]].end.retry_after, 1);
-
-    worker_wait(v, slots[1]);
-    assert_sound(&v->jobs[slots[1]], 503);
-    assert_string_equal(v->jobs[slots[1]].code, "queue_timeout");
-
-    test_sleep(150);
-    worker_stats(v, &s);
-    assert_int_equal(s.waiting, 1);
-    assert_int_equal(s.running, 1);
-
-    worker_cancel(v, slots[0]);
-    worker_wait(v, slots[0]);
-    assert_sound(&v->jobs[slots[0]], 499);
-
-    worker_wait(v, slots[2]);
-    assert_sound(&v->jobs[slots[2]], 200);
-
-    for (i = 0; i < 4; i++) {
-        worker_forget(v, slots[i]);
-    }
-
-    worker_close(v);
-    assert_int_equal(engine_stop(pid), 0);
-}
-
-
 static void
 test_stats(void **unused)
 {
@@ -1204,7 +966,7 @@ setup(void **unused)
     const char *const  args[] = { "--model-name", "demo",
                                   "--model-name", "second", NULL };
 
-    other_socket(socket_path, sizeof(socket_path), "main");
+    socket_name(socket_path, sizeof(socket_path), "main");
     engine = engine_start(socket_path, args);
     worker_ready(&w, socket_path);
 
@@ -1244,10 +1006,6 @@ main(void)
         cmocka_unit_test(test_mutants),
         cmocka_unit_test(test_hang_up),
         cmocka_unit_test(test_rank_death),
-        cmocka_unit_test(test_socket),
-        cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_idle),
-        cmocka_unit_test(test_queue),
         cmocka_unit_test(test_stats),
     };
 

@@ -37,6 +37,7 @@
 
 
 #define TEST_MODEL     "models/demo"
+#define PROMPT         "Once upon a time there was a little"
 #define TEST_CHOICES   8
 #define TEST_JOBS      64
 #define TEST_PATIENCE  60000           /* ms */
@@ -105,6 +106,13 @@ test_sleep(unsigned ms)
 
 
 /* the engine */
+
+
+static inline void
+socket_name(char *path, size_t size, const char *name)
+{
+    snprintf(path, size, "/tmp/moe-test-%d.%s", (int) getpid(), name);
+}
 
 
 /* serve -m TEST_MODEL --socket PATH and args, which end with NULL */
@@ -676,6 +684,32 @@ worker_ask(worker_t *w, const moe_job_t *job, int *slot)
     *slot = worker_submit(w, job);
 
     return worker_wait(w, *slot);
+}
+
+
+static inline void
+assert_sound(const reply_t *r, uint32_t status)
+{
+    if (r->end.status != status) {
+        fail_msg("END %u \"%s\" where %u is expected", r->end.status,
+                 r->message, status);
+    }
+
+    if (status == 200) {
+        assert_true(r->started);
+        assert_int_equal(r->start.prompt_tokens, r->end.prompt_tokens);
+    }
+}
+
+
+static inline void
+assert_same(const answer_t *a, const answer_t *b)
+{
+    assert_int_equal(a->nids, b->nids);
+    assert_memory_equal(a->ids, b->ids, a->nids * 4);
+    assert_int_equal(a->ntext, b->ntext);
+    assert_memory_equal(a->text, b->text, a->ntext);
+    assert_int_equal(a->finish, b->finish);
 }
 
 

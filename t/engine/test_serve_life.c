@@ -1,0 +1,414 @@
+#include "worker.h"
+
+
+/* engines that come and go */
+
+
+static worker_t  spare;
+
+
+static void
+test_socket(void **unused)
+{
+    int          fd;
+    char         path[64];
+    pid_t        pid;
+    worker_t    *v;
+    struct stat  st;
+
+    const char *const  args[] = { "--socket-mode", "0600", NULL };
+
+    socket_name(path, sizeof(path), "stale");
+    pid = engine_start(path, NULL);
+    v = &spare;
+    worker_ready(v, path);
+
+    /* a living engine is not disturbed */
+
+    assert_int_equal(engine_wait(engine_start(path, NULL)), 1);
+
+    /* a dead one's socket is replaced */
+
+    kill(pid, SIGKILL);
+    assert_int_equal(engine_wait(pid), 128 + SIGKILL);
+    assert_int_equal(stat(path, &st), 0);
+    worker_close(v);
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    worker_close(v);
+
+    assert_int_equal(engine_stop(pid), 0);
+    assert_int_equal(stat(path, &st), -1);
+
+    /* what is no socket is left alone */
+
+    fd = open(path, O_CREAT|O_WRONLY, 0600);
+    assert_int_not_equal(fd, -1);
+    close(fd);
+    pid = engine_start(path, NULL);
+    assert_int_equal(engine_wait(pid), 1);
+    assert_int_equal(unlink(path), 0);
+}
+
+
+static void
+test_drain(void **unused)
+{
+    int          slot, late;
+    char         path[64];
+    pid_t        pid;
+    reply_t     *r;
+    worker_t    *v;
+    moe_job_t    job;
+
+    const char *const  args[] = { "--drain-timeout", "60", NULL };
+    const char *const  brief[] = { "--drain-timeout", "0", NULL };
+
+    socket_name(path, sizeof(path), "drain");
+    v = &spare;
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+
+    job_text(&job, PROMPT);
+    job.flags = MOE_JOB_IGNORE_EOS;
+    job.max_tokens = 400;
+
+    slot = worker_submit(v, &job);
+    r = &v->jobs[slot];
+
+    while (r->choices[0].nids == 0) {
+        worker_pump(v, 100);
+    }
+
+    kill(pid, SIGTERM);
+    test_sleep(50);
+
+    late = worker_submit(v, &job);
+    worker_wait(v, late);
+    assert_sound(&v->jobs[late], 503);
+    assert_int_equal(v->jobs[late].end.retry_after, 1);
+
+    worker_wait(v, slot);
+    assert_sound(r, 200);
+    assert_int_equal(r->choices[0].nids, 400);
+
+    assert_int_equal(engine_wait(pid), 0);
+    worker_close(v);
+
+    /* where there is no time, it is said */
+
+    pid = engine_start(path, brief);
+    worker_ready(v, path);
+    job.max_tokens = MOE_UNLIMITED;
+    slot = worker_submit(v, &job);
+    r = &v->jobs[slot];
+
+    while (r->choices[0].nids == 0) {
+        worker_pump(v, 100);
+    }
+
+    kill(pid, SIGTERM);
+    worker_wait(v, slot);
+    assert_sound(r, 503);
+    assert_int_equal(engine_wait(pid), 0);
+    worker_close(v);
+}
+
+
+static void
+test_idle(void **unused)
+{
+    char       path[64];
+    pid_t      pid;
+    worker_t  *v;
+
+    const char *const  args[] = { "--idle-exit", "1", NULL };
+
+    socket_name(path, sizeof(path), "idle");
+    v = &spare;
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+    test_sleep(1500);
+    assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
+    worker_close(v);
+
+    assert_int_equal(engine_wait(pid), MOE_EXIT_IDLE);
+}
+
+
+static void
+test_queue(void **unused)
+{
+    int          i, slots[4];
+    char         path[64];
+    pid_t        pid;
+    worker_t    *v;
+    moe_job_t    job;
+    moe_stats_t  s;
+
+    const char *const  args[] = { "--max-running", "1", "--queue", "2",
+                                  NULL };
+
+    socket_name(path, sizeof(path), "queue");
+    v = &spare;
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+
+    job_text(&job, PROMPT);
+    job.flags = MOE_JOB_IGNORE_EOS;
+    job.max_tokens = MOE_UNLIMITED;
+    job.credit = 1;                 /* it will never end by itself */
+
+    slots[0] = worker_submit(v, &job);
+
+    while (!v->jobs[slots[0]].started) {
+        worker_pump(v, 100);
+    }
+
+    job_text(&job, PROMPT);
+    job.timeout_ms = 400;
+    slots[1] = worker_submit(v, &job);
+    job.timeout_ms = 0;
+    slots[2] = worker_submit(v, &job);
+    slots[3] = worker_submit(v, &job);
+
+    worker_wait(v, slots[3]);
+    assert_sound(&v->jobs[slots[3]], 503);
+    assert_string_equal(v->jobs[slots[3]].code, "queue_full");
+    assert_int_equal(v->jobs[slots[3]].end.retry_after, 1);
+
+    worker_wait(v, slots[1]);
+    assert_sound(&v->jobs[slots[1]], 503);
+    assert_string_equal(v->jobs[slots[1]].code, "queue_timeout");
+
+    test_sleep(150);
+    worker_stats(v, &s);
+    assert_int_equal(s.waiting, 1);
+    assert_int_equal(s.running, 1);
+
+    worker_cancel(v, slots[0]);
+    worker_wait(v, slots[0]);
+    assert_sound(&v->jobs[slots[0]], 499);
+
+    worker_wait(v, slots[2]);
+    assert_sound(&v->jobs[slots[2]], 200);
+
+    for (i = 0; i < 4; i++) {
+        worker_forget(v, slots[i]);
+    }
+
+    worker_close(v);
+    assert_int_equal(engine_stop(pid), 0);
+}
+
+
+static void
+same_answer(const reply_t *a, const reply_t *b)
+{
+    int  i;
+
+    for (i = 0; i < TEST_CHOICES; i++) {
+        assert_same(&a->choices[i], &b->choices[i]);
+    }
+}
+
+
+/* the others take over what one of the ranks had */
+
+static void
+test_ranks(void **unused)
+{
+    int          i, slots[8];
+    char         path[64];
+    pid_t        pid;
+    reply_t     *first;
+    worker_t    *v;
+    moe_job_t    job;
+    moe_stats_t  s;
+
+    const char *const  args[] = { "--ranks", "3", "--threads", "1", NULL };
+
+    socket_name(path, sizeof(path), "ranks");
+    v = &spare;
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+
+    job_text(&job, PROMPT);
+    job.flags = MOE_JOB_IGNORE_EOS;
+    job.max_tokens = 200;
+    job.n = 3;
+
+    worker_ask(v, &job, &slots[0]);
+    first = &v->jobs[slots[0]];
+    assert_sound(first, 200);
+
+    for (i = 1; i < 8; i++) {
+        slots[i] = worker_submit(v, &job);
+    }
+
+    while (v->jobs[slots[7]].choices[2].nids == 0) {
+        worker_pump(v, 100);
+    }
+
+    worker_stats(v, &s);
+    assert_int_equal(s.ranks, 3);
+    assert_int_equal(s.ranks_up, 3);
+
+    kill(engine_rank(pid), SIGKILL);
+
+    for (i = 1; i < 8; i++) {
+        worker_wait(v, slots[i]);
+        assert_sound(&v->jobs[slots[i]], 200);
+        assert_int_equal(v->jobs[slots[i]].end.completion_tokens, 600);
+        same_answer(first, &v->jobs[slots[i]]);
+    }
+
+    worker_close(v);
+    assert_int_equal(engine_stop(pid), 0);
+}
+
+
+/* a rank that no longer moves is as good as dead */
+
+static void
+test_stuck(void **unused)
+{
+    int          a, b;
+    char         path[64];
+    pid_t        pid;
+    worker_t    *v;
+    moe_job_t    job;
+
+    const char *const  args[] = { "--rank-timeout", "1", NULL };
+
+    socket_name(path, sizeof(path), "stuck");
+    v = &spare;
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+
+    job_text(&job, PROMPT);
+    job.flags = MOE_JOB_IGNORE_EOS;
+    job.max_tokens = 300;
+    worker_ask(v, &job, &a);
+
+    b = worker_submit(v, &job);
+
+    while (v->jobs[b].choices[0].nids < 20) {
+        worker_pump(v, 100);
+    }
+
+    kill(engine_rank(pid), SIGSTOP);
+
+    worker_wait(v, b);
+    assert_sound(&v->jobs[b], 200);
+    same_answer(&v->jobs[a], &v->jobs[b]);
+
+    worker_close(v);
+    assert_int_equal(engine_stop(pid), 0);
+}
+
+
+/* a rank that dies whenever it computes is not fed for ever */
+
+static void
+test_hopeless(void **unused)
+{
+    int          slot;
+    char         path[64];
+    pid_t        pid, rank, last;
+    worker_t    *v;
+    uint32_t     seen;
+    moe_job_t    job;
+
+    socket_name(path, sizeof(path), "hopeless");
+    v = &spare;
+
+    pid = engine_start(path, NULL);
+    worker_ready(v, path);
+
+    job_text(&job, PROMPT);
+    job.flags = MOE_JOB_IGNORE_EOS;
+    job.max_tokens = MOE_UNLIMITED;
+
+    slot = worker_submit(v, &job);
+    last = 0;
+    seen = 0;
+
+    while (!v->jobs[slot].ended) {
+        worker_pump(v, 20);
+        rank = engine_rank(pid);
+
+        if (rank != last) {
+            last = rank;
+            seen = v->jobs[slot].choices[0].nids;
+        }
+
+        if (rank && v->jobs[slot].choices[0].nids > seen) {
+            seen = MOE_UNLIMITED;
+            kill(rank, SIGKILL);
+        }
+    }
+
+    assert_sound(&v->jobs[slot], 500);
+    assert_string_equal(v->jobs[slot].code, "engine_lost");
+    assert_int_equal(v->jobs[slot].end.completion_tokens,
+                     v->jobs[slot].choices[0].nids);
+
+    worker_close(v);
+    assert_int_equal(engine_stop(pid), 0);
+}
+
+
+/* a model that cannot be served is said so, once */
+
+static void
+test_model(void **unused)
+{
+    char   path[64], dir[64], cmd[256];
+    pid_t  pid;
+
+    const char *const  none[] = { "-m", "/nonexistent", NULL };
+    const char *const  cut[] = { "-m", dir, NULL };
+
+    socket_name(path, sizeof(path), "model");
+
+    pid = engine_start(path, none);
+    assert_int_equal(engine_wait(pid), 1);
+
+    socket_name(dir, sizeof(dir), "cut");
+    snprintf(cmd, sizeof(cmd), "cp -r " TEST_MODEL " %s && for f in "
+             "%s/*.safetensors; do truncate -s 1000 $f; done", dir, dir);
+    assert_int_equal(system(cmd), 0);
+
+    pid = engine_start(path, cut);
+    assert_int_equal(engine_wait(pid), 1);
+
+    snprintf(cmd, sizeof(cmd), "rm -r %s", dir);
+    assert_int_equal(system(cmd), 0);
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest  tests[] = {
+        cmocka_unit_test(test_socket),
+        cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_stuck),
+        cmocka_unit_test(test_hopeless),
+        cmocka_unit_test(test_model),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
