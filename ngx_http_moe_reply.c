@@ -165,7 +165,7 @@ ngx_http_moe_send_error(ngx_http_request_t *r, ngx_http_moe_error_t *err,
         }
     }
 
-    if (own && r == r->main
+    if (own && r == r->main && err->status >= NGX_HTTP_INTERNAL_SERVER_ERROR
         && ngx_http_moe_has_error_page(r, err->status))
     {
         return err->status;
