@@ -220,41 +220,23 @@ typedef enum {
 /* the answer to one request of POST; it outlives the cleanup handlers */
 
 struct ngx_http_moe_ctx_s {
-    ngx_http_moe_api_t           api;
+
+    /* what every event touches comes first, to lie together */
+
     ngx_http_moe_job_t           job;
     ngx_http_request_t          *request;
-    ngx_http_upstream_t         *upstream;
-    ngx_http_moe_error_t        *error;
-    ngx_str_t                    record;        /* until it has begun */
-    ngx_str_t                    model;         /* asked for, or empty */
-
-    ngx_http_moe_out_t           out;
-    ngx_buf_t                    buf;
-    ngx_event_t                  timer;
-
-    ngx_msec_t                   begin;         /* the engine was chosen */
-    ngx_msec_t                   submitted;
-    ngx_msec_t                   started;
-    ngx_msec_t                   first;         /* token */
-    ngx_msec_t                   last;
-    ngx_msec_t                   sent;          /* last bytes */
-    ngx_msec_t                   parked;
-
-    moe_started_t                usage;
-    u_char                       fingerprint[32];
-    moe_end_t                    end;           /* numbers only */
-    size_t                       response;      /* bytes of a whole reply */
-    ngx_str_t                   *engine;        /* name of the peer */
-    const char                  *lost;
-
-    size_t                       owed;          /* credit: still here */
-    size_t                       flying;        /* credit: in out */
+    ngx_http_moe_loc_conf_t     *conf;          /* of the first location */
 
     ngx_http_moe_state_e         state;
-    uint32_t                     context;       /* of the model */
+    uint32_t                     completion_tokens;
     uint32_t                     prompt_tokens;
     uint32_t                     cached_tokens;
-    uint32_t                     completion_tokens;
+    ngx_msec_t                   last;          /* token */
+    ngx_msec_t                   sent;          /* bytes */
+    size_t                       owed;          /* credit: still here */
+    size_t                       flying;        /* credit: in out */
+    size_t                       response;      /* bytes of events */
+
     uint8_t                      finish;        /* moe_finish_e */
     uint8_t                      armed;         /* for which deadline */
 
@@ -274,6 +256,29 @@ struct ngx_http_moe_ctx_s {
     unsigned                     nomem:1;
     unsigned                     discard:1;     /* nobody listens */
     unsigned                     engines:1;     /* error is the engine's */
+
+    ngx_http_moe_api_t           api;
+    ngx_buf_t                    buf;
+    ngx_http_moe_out_t           out;           /* while busy */
+    ngx_event_t                  timer;
+
+    ngx_http_upstream_t         *upstream;
+    ngx_http_moe_error_t        *error;
+    ngx_str_t                    record;        /* until it has begun */
+    ngx_str_t                    model;         /* asked for, or empty */
+
+    ngx_msec_t                   begin;         /* the body was parsed */
+    ngx_msec_t                   submitted;
+    ngx_msec_t                   started;
+    ngx_msec_t                   first;         /* token */
+    ngx_msec_t                   parked;
+
+    moe_started_t                usage;
+    moe_end_t                    end;           /* numbers only */
+    u_char                       fingerprint[32];
+    uint32_t                     context;       /* of the model */
+    ngx_str_t                   *engine;        /* name of the peer */
+    const char                  *lost;
 };
 
 
@@ -326,12 +331,19 @@ extern ngx_http_moe_counters_t   *ngx_http_moe_counters;
         (void) ngx_atomic_fetch_add(&ngx_http_moe_counters->name, n);        \
     }
 
-#define ngx_http_moe_observe(name, ms)                                       \
-    if (ngx_http_moe_counters) {                                             \
-        ngx_http_moe_times_add(&ngx_http_moe_counters->name, ms);            \
-    }
+/* what every event counts is added up in the worker, once a turn */
 
-void ngx_http_moe_times_add(ngx_http_moe_times_t *t, ngx_msec_t ms);
+typedef struct {
+    ngx_uint_t                   events;
+    ngx_uint_t                   tokens;
+    ngx_uint_t                   itl[MOE_STATS_BUCKETS];
+    ngx_msec_t                   itl_ms;
+} ngx_http_moe_tally_t;
+
+extern ngx_http_moe_tally_t       ngx_http_moe_tally;
+
+ngx_uint_t ngx_http_moe_bucket(ngx_msec_t ms);
+void ngx_http_moe_tally_add(void);
 
 
 /* handler */

@@ -469,7 +469,8 @@ ngx_http_moe_lane_events(ngx_http_moe_lane_t *lane)
         }
     }
 
-    ngx_http_moe_count(events, n);
+    ngx_http_moe_tally.events += n;
+    ngx_http_moe_tally_add();
 
     if (rc == MOE_JOBQ_ERROR) {
         ngx_http_moe_count(violations, 1);

@@ -37,6 +37,7 @@ static void ngx_http_moe_exit_process(ngx_cycle_t *cycle);
 
 
 ngx_http_moe_counters_t  *ngx_http_moe_counters;
+ngx_http_moe_tally_t      ngx_http_moe_tally;
 
 
 static ngx_conf_bitmask_t  ngx_http_moe_next_upstream_masks[] = {
@@ -261,8 +262,8 @@ ngx_module_t  ngx_http_moe_module = {
 };
 
 
-void
-ngx_http_moe_times_add(ngx_http_moe_times_t *t, ngx_msec_t ms)
+ngx_uint_t
+ngx_http_moe_bucket(ngx_msec_t ms)
 {
     ngx_uint_t  i;
 
@@ -272,8 +273,32 @@ ngx_http_moe_times_add(ngx_http_moe_times_t *t, ngx_msec_t ms)
         }
     }
 
-    (void) ngx_atomic_fetch_add(&t->count[i], 1);
-    (void) ngx_atomic_fetch_add(&t->sum_ms, ms);
+    return i;
+}
+
+
+void
+ngx_http_moe_tally_add(void)
+{
+    ngx_uint_t             i;
+    ngx_http_moe_tally_t  *t;
+
+    t = &ngx_http_moe_tally;
+
+    ngx_http_moe_count(events, t->events);
+
+    if (t->tokens) {
+        ngx_http_moe_count(completion_tokens, t->tokens);
+        ngx_http_moe_count(itl.sum_ms, t->itl_ms);
+
+        for (i = 0; i < MOE_STATS_BUCKETS; i++) {
+            if (t->itl[i]) {
+                ngx_http_moe_count(itl.count[i], t->itl[i]);
+            }
+        }
+    }
+
+    ngx_memzero(t, sizeof(ngx_http_moe_tally_t));
 }
 
 

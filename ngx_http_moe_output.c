@@ -5,16 +5,17 @@
 
 
 /*
- * What the client gets.  A stream has one buffer: what was rendered of its
- * events since the last one is sent as a whole, and until it is gone nothing
- * more is rendered, so that a slow client gets fewer and larger frames.
+ * What the client gets.  What was rendered of a stream's events since the
+ * last time is sent as a whole, and until it is gone nothing more is
+ * rendered, so that a slow client gets fewer and larger frames.
+ *
+ * Rendering is done in one buffer for all streams of the worker; most often
+ * the kernel takes it at once.  A stream whose client does not takes the
+ * buffer with it.
  */
 
 
 #include "ngx_http_moe.h"
-
-
-#define NGX_HTTP_MOE_OUT_KEEP  4096
 
 
 static void ngx_http_moe_output_whole(ngx_http_moe_ctx_t *ctx);
@@ -26,6 +27,9 @@ static void ngx_http_moe_output_send(ngx_http_moe_ctx_t *ctx,
 static ngx_int_t ngx_http_moe_output_sent(ngx_http_moe_ctx_t *ctx,
     ngx_int_t rc);
 static void ngx_http_moe_output_failed(ngx_http_moe_ctx_t *ctx);
+
+
+static ngx_http_moe_out_t  ngx_http_moe_output_buf;
 
 
 void
@@ -60,14 +64,14 @@ ngx_http_moe_output(ngx_http_moe_ctx_t *ctx)
         return;
     }
 
-    ctx->out.len = 0;
+    ngx_http_moe_output_buf.len = 0;
 
     if (ngx_http_moe_output_render(ctx, &last) != NGX_OK) {
         ngx_http_moe_output_failed(ctx);
         return;
     }
 
-    if (ctx->out.len || last) {
+    if (ngx_http_moe_output_buf.len || last) {
         ngx_http_moe_output_send(ctx, last);
     }
 }
@@ -130,28 +134,31 @@ ngx_http_moe_output_header(ngx_http_moe_ctx_t *ctx)
 static ngx_int_t
 ngx_http_moe_output_render(ngx_http_moe_ctx_t *ctx, ngx_uint_t *last)
 {
+    ngx_http_moe_out_t  *out;
+
+    out = &ngx_http_moe_output_buf;
     *last = 0;
 
     if (ctx->state != NGX_HTTP_MOE_ENDED) {
-        return ngx_http_moe_api_flush(&ctx->api, &ctx->out);
+        return ngx_http_moe_api_flush(&ctx->api, out);
     }
 
     *last = 1;
 
     if (ctx->error == NULL) {
         return ngx_http_moe_api_finish(&ctx->api, &ctx->end, ctx->context,
-                                       &ctx->out);
+                                       out);
     }
 
     /* what was made before the failure, and then that it failed */
 
     ctx->closing = 1;
 
-    if (ngx_http_moe_api_flush(&ctx->api, &ctx->out) != NGX_OK) {
+    if (ngx_http_moe_api_flush(&ctx->api, out) != NGX_OK) {
         return NGX_ERROR;
     }
 
-    return ngx_http_moe_api_error_frame(ctx->error, &ctx->out);
+    return ngx_http_moe_api_error_frame(ctx->error, out);
 }
 
 
@@ -162,9 +169,9 @@ ngx_http_moe_output_comment(ngx_http_moe_ctx_t *ctx)
         return;
     }
 
-    ctx->out.len = 0;
+    ngx_http_moe_output_buf.len = 0;
 
-    if (ngx_http_moe_out_add(&ctx->out, ": keep-alive\n\n",
+    if (ngx_http_moe_out_add(&ngx_http_moe_output_buf, ": keep-alive\n\n",
                              sizeof(": keep-alive\n\n") - 1)
         != NGX_OK)
     {
@@ -183,17 +190,19 @@ ngx_http_moe_output_send(ngx_http_moe_ctx_t *ctx, ngx_uint_t last)
     ngx_buf_t           *b;
     ngx_chain_t          cl;
     ngx_http_request_t  *r;
+    ngx_http_moe_out_t  *out;
 
     r = ctx->request;
     b = &ctx->buf;
+    out = &ngx_http_moe_output_buf;
 
     ngx_memzero(b, sizeof(ngx_buf_t));
 
-    b->start = ctx->out.data;
-    b->pos = ctx->out.data;
-    b->last = ctx->out.data + ctx->out.len;
+    b->start = out->data;
+    b->pos = out->data;
+    b->last = out->data + out->len;
     b->end = b->last;
-    b->memory = (ctx->out.len != 0);
+    b->memory = (out->len != 0);
     b->tag = (ngx_buf_tag_t) &ngx_http_moe_module;
     b->flush = 1;
 
@@ -211,6 +220,12 @@ ngx_http_moe_output_send(ngx_http_moe_ctx_t *ctx, ngx_uint_t last)
     ctx->sent = ngx_current_msec;
 
     rc = ngx_http_output_filter(r, &cl);
+
+    if (b->pos < b->last) {
+        ngx_http_moe_out_free(&ctx->out);
+        ctx->out = *out;
+        ngx_memzero(out, sizeof(ngx_http_moe_out_t));
+    }
 
     if (last && !ctx->closing && rc != NGX_ERROR) {
 
@@ -266,7 +281,7 @@ ngx_http_moe_output_sent(ngx_http_moe_ctx_t *ctx, ngx_int_t rc)
         return NGX_OK;
     }
 
-    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+    mlcf = ctx->conf;
     clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
 
     if (!wev->delayed) {
@@ -289,7 +304,7 @@ ngx_http_moe_output_credit(ngx_http_moe_ctx_t *ctx)
 {
     ngx_http_moe_loc_conf_t  *mlcf;
 
-    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     ngx_http_moe_lane_credit(&ctx->job, ctx->flying,
                              ctx->is_parked ? 1 : mlcf->buffer_size / 4);
@@ -301,7 +316,7 @@ ngx_http_moe_output_credit(ngx_http_moe_ctx_t *ctx)
 
     ctx->flying = 0;
 
-    if (ctx->out.size > NGX_HTTP_MOE_OUT_KEEP) {
+    if (ctx->out.data) {
         ngx_http_moe_out_free(&ctx->out);
     }
 }
@@ -314,7 +329,7 @@ ngx_http_moe_output_failed(ngx_http_moe_ctx_t *ctx)
 {
     ngx_http_moe_loc_conf_t  *mlcf;
 
-    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     if (!mlcf->ignore_client_abort || !ctx->job.live) {
         ngx_http_moe_stream_finalize(ctx, NGX_ERROR);

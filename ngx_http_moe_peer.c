@@ -31,7 +31,7 @@ ngx_http_moe_peer_init(ngx_http_moe_ctx_t *ctx)
     ngx_http_upstream_srv_conf_t  *uscf;
 
     r = ctx->request;
-    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     if (ngx_http_upstream_create(r) != NGX_OK) {
         return NGX_ERROR;

@@ -42,6 +42,8 @@ static void ngx_http_moe_stream_started(ngx_http_moe_ctx_t *ctx,
 static void ngx_http_moe_stream_name(ngx_http_moe_ctx_t *ctx);
 static ngx_int_t ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx,
     moe_delta_t *delta, size_t size, const char **why);
+static void ngx_http_moe_stream_tokens(ngx_http_moe_ctx_t *ctx,
+    uint32_t total);
 static ngx_int_t ngx_http_moe_stream_end(ngx_http_moe_ctx_t *ctx,
     moe_end_t *end);
 static void ngx_http_moe_stream_down(ngx_http_moe_job_t *job,
@@ -79,6 +81,7 @@ ngx_http_moe_stream_start(ngx_http_moe_ctx_t *ctx)
     ngx_http_moe_count(active, 1);
     ctx->counted = 1;
 
+    ctx->conf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
     ctx->begin = ngx_current_msec;
     ctx->job.ops = &ngx_http_moe_stream_ops;
 
@@ -126,7 +129,7 @@ ngx_http_moe_stream_job(ngx_http_moe_ctx_t *ctx)
     moe_job_t                *job;
     ngx_http_moe_loc_conf_t  *mlcf;
 
-    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     job = ctx->api.job;
     job->credit = mlcf->buffer_size;
@@ -206,7 +209,7 @@ ngx_http_moe_stream_watch(ngx_http_moe_ctx_t *ctx)
 
     r->write_event_handler = ngx_http_moe_output_handler;
 
-    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     if (mlcf->ignore_client_abort || r->post_action) {
         r->read_event_handler = ngx_http_block_reading;
@@ -236,7 +239,7 @@ ngx_http_moe_stream_connect(ngx_http_moe_ctx_t *ctx)
     ngx_http_moe_lane_t      *lane;
     ngx_http_moe_loc_conf_t  *mlcf;
 
-    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     do {
         ctx->state = NGX_HTTP_MOE_CONNECTING;
@@ -329,7 +332,7 @@ ngx_http_moe_stream_submit(ngx_http_moe_ctx_t *ctx,
                                         NGX_HTTP_BAD_GATEWAY);
     }
 
-    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     ngx_memcpy(ctx->fingerprint, lane->hello.fingerprint,
                sizeof(ctx->fingerprint));
@@ -434,7 +437,7 @@ ngx_http_moe_stream_retry(ngx_http_moe_ctx_t *ctx, ngx_uint_t ft,
     ngx_http_moe_peer_free(ctx, ft == NGX_HTTP_MOE_FT_OVERLOADED
                                 ? NGX_PEER_NEXT : NGX_PEER_FAILED, status);
 
-    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+    mlcf = ctx->conf;
     timeout = mlcf->next_upstream_timeout;
 
     if (!(mlcf->next_upstream & ft)
@@ -598,25 +601,12 @@ ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx, moe_delta_t *delta,
     ngx_int_t                 rc;
     ngx_http_moe_loc_conf_t  *mlcf;
 
-    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     ctx->response += size;
 
     if (delta->total_tokens > ctx->completion_tokens) {
-
-        if (!ctx->has_first) {
-            ctx->has_first = 1;
-            ctx->first = ngx_current_msec;
-            ngx_http_moe_observe(ttft, ngx_current_msec - ctx->begin);
-
-        } else {
-            ngx_http_moe_observe(itl, ngx_current_msec - ctx->last);
-        }
-
-        ngx_http_moe_count(completion_tokens,
-                           delta->total_tokens - ctx->completion_tokens);
-
-        ctx->completion_tokens = delta->total_tokens;
+        ngx_http_moe_stream_tokens(ctx, delta->total_tokens);
     }
 
     ctx->last = ngx_current_msec;
@@ -668,10 +658,35 @@ ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx, moe_delta_t *delta,
 }
 
 
+static void
+ngx_http_moe_stream_tokens(ngx_http_moe_ctx_t *ctx, uint32_t total)
+{
+    ngx_msec_t  ms;
+
+    if (!ctx->has_first) {
+        ctx->has_first = 1;
+        ctx->first = ngx_current_msec;
+
+        ms = ctx->first - ctx->begin;
+
+        ngx_http_moe_count(ttft.count[ngx_http_moe_bucket(ms)], 1);
+        ngx_http_moe_count(ttft.sum_ms, ms);
+
+    } else {
+        ms = ngx_current_msec - ctx->last;
+
+        ngx_http_moe_tally.itl[ngx_http_moe_bucket(ms)]++;
+        ngx_http_moe_tally.itl_ms += ms;
+    }
+
+    ngx_http_moe_tally.tokens += total - ctx->completion_tokens;
+    ctx->completion_tokens = total;
+}
+
+
 static ngx_int_t
 ngx_http_moe_stream_end(ngx_http_moe_ctx_t *ctx, moe_end_t *end)
 {
-    uint32_t              more;
     ngx_http_request_t   *r;
 
     r = ctx->request;
@@ -684,8 +699,8 @@ ngx_http_moe_stream_end(ngx_http_moe_ctx_t *ctx, moe_end_t *end)
     }
 
     if (end->completion_tokens > ctx->completion_tokens) {
-        more = end->completion_tokens - ctx->completion_tokens;
-        ngx_http_moe_count(completion_tokens, more);
+        ngx_http_moe_tally.tokens += end->completion_tokens
+                                     - ctx->completion_tokens;
         ctx->completion_tokens = end->completion_tokens;
     }
 
@@ -785,8 +800,7 @@ ngx_http_moe_stream_process(ngx_http_moe_ctx_t *ctx)
             return;
         }
 
-        mlcf = ngx_http_get_module_loc_conf(ctx->request,
-                                            ngx_http_moe_module);
+        mlcf = ctx->conf;
 
         if (ctx->nomem) {
             ngx_http_moe_stream_fail(ctx, NULL);
@@ -1086,7 +1100,7 @@ ngx_http_moe_stream_deadline(ngx_http_moe_ctx_t *ctx)
     ngx_http_moe_loc_conf_t  *mlcf;
 
     r = ctx->request;
-    mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
+    mlcf = ctx->conf;
     now = ngx_current_msec;
 
     if (ctx->is_parked) {
@@ -1146,7 +1160,7 @@ ngx_http_moe_stream_arm(ngx_http_moe_ctx_t *ctx)
         return;
     }
 
-    mlcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_moe_module);
+    mlcf = ctx->conf;
 
     ctx->armed = ctx->has_first + 1;
 
