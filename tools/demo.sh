@@ -25,18 +25,18 @@ sockets() {
 
 
 alive() {
-    [ -r "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null
+    pid=$(cat "$1" 2>/dev/null) && [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null
 }
 
 
 stop_one() {
     alive "$1" || { rm -f "$1"; return 0; }
-    kill "$(cat "$1")"
+    kill "$pid" 2>/dev/null || true
     for i in $(seq 100); do
         alive "$1" || { rm -f "$1"; return 0; }
         sleep 0.1
     done
-    kill -9 "$(cat "$1")" 2>/dev/null || true
+    kill -9 "$pid" 2>/dev/null || true
     rm -f "$1"
 }
 
