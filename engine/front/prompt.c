@@ -288,15 +288,17 @@ static int
 moe_prompt_given(moe_task_t *t, const moe_prompt_t *p, moe_ids_t *ids)
 {
     uint32_t         i, vocab;
+    const char      *name;
     const uint32_t  *given;
 
+    name = t->job.kind == MOE_JOB_DETOKENIZE ? "tokens" : "prompt";
     given = p->data;
     vocab = (uint32_t) t->front->text.config.vocab;
 
     for (i = 0; i < p->n; i++) {
         if (given[i] >= vocab) {
-            moe_task_fail(t, 400, NULL, "prompt",
-                          "prompt: there is no token %u.", given[i]);
+            moe_task_fail(t, 400, NULL, name, "%s: there is no token %u.",
+                          name, given[i]);
             return -1;
         }
     }
