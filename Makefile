@@ -5,6 +5,7 @@ CC      ?= cc
 OPT     ?= -O2
 Q       = $(if $(V),,@)
 SAN     ?=
+J       ?= $(shell nproc)
 
 WARN_GCC = $(if $(findstring clang,$(CC)),,-Wno-format-truncation)
 WARN    = -Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes \
@@ -103,6 +104,7 @@ unit: tokenizers $(UNITS)
 
 #: make sanitize      the unit tests under ASan and UBSan, and under TSan
 sanitize:
+	$(MAKE) -j$(J) unit-build SAN=address,undefined BUILD=$(BUILD)/asan
 	$(MAKE) unit SAN=address,undefined BUILD=$(BUILD)/asan
 	$(MAKE) unit SAN=thread BUILD=$(BUILD)/tsan CC=clang \
 	    OPT=-O1 UNITS="$(patsubst %,$(BUILD)/tsan/t/%,$(TSAN_UNITS))"
@@ -118,13 +120,13 @@ $(BUILD)/bin/%: t/fuzz/%.c $(LIB)
 	    $(LDFLAGS) $(LDLIBS_)
 
 fuzz:
-	$(MAKE) $(FUZZERS) CC=clang OPT=-O1 BUILD=$(BUILD)/fuzz \
+	$(MAKE) -j$(J) $(FUZZERS) CC=clang OPT=-O1 BUILD=$(BUILD)/fuzz \
 	    SAN=address,undefined CFLAGS=-fsanitize=fuzzer-no-link
 	tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZERS)
 
 #: make clang         everything once more with clang
 clang:
-	$(MAKE) engine unit-build CC=clang BUILD=$(BUILD)/clang
+	$(MAKE) -j$(J) engine module unit-build CC=clang BUILD=$(BUILD)/clang
 
 #: make deps-test     the packages that the tests need (apt)
 deps-build deps-demo deps-test:
@@ -132,7 +134,7 @@ deps-build deps-demo deps-test:
 
 #: make demo          install, build, start and ask: http://127.0.0.1:8080
 demo: deps-demo
-	@$(MAKE) -s engine module
+	@$(MAKE) -s -j$(J) engine module
 	@tools/demo.sh start
 
 #: make demo-stop     stop what make demo started
@@ -141,7 +143,8 @@ demo-stop:
 
 #: make test          all tests of a quarter of an hour
 test: deps-test
-	@$(MAKE) engine clang unit sanitize fuzz
+	@$(MAKE) -j$(J) engine module unit-build
+	@$(MAKE) clang unit sanitize fuzz
 
 #: make bench-sse     what an SSE event costs, beside the bare ceiling
 bench-sse: module $(BUILD)/t/moe-puppet
