@@ -35,7 +35,7 @@ static ngx_http_moe_out_t  ngx_http_moe_output_buf;
 void
 ngx_http_moe_output(ngx_http_moe_ctx_t *ctx)
 {
-    ngx_uint_t  last;
+    ngx_uint_t  last, header;
 
     if (ctx->background || ctx->discard) {
 
@@ -53,11 +53,10 @@ ngx_http_moe_output(ngx_http_moe_ctx_t *ctx)
         return;
     }
 
-    if (!ctx->header_sent) {
+    header = !ctx->header_sent;
 
-        if (ngx_http_moe_output_header(ctx) != NGX_OK) {
-            return;
-        }
+    if (header && ngx_http_moe_output_header(ctx) != NGX_OK) {
+        return;
     }
 
     if (ctx->busy || ctx->closing) {
@@ -71,7 +70,9 @@ ngx_http_moe_output(ngx_http_moe_ctx_t *ctx)
         return;
     }
 
-    if (ngx_http_moe_output_buf.len || last) {
+    /* nginx keeps a header back until something is flushed after it */
+
+    if (ngx_http_moe_output_buf.len || last || header) {
         ngx_http_moe_output_send(ctx, last);
     }
 }

@@ -1,11 +1,12 @@
 package Live;
 
 # An nginx of a test's own, for what Test::Nginx has no words for: arrival
-# times, slow readers, reload under load. Used beside Puppet:
+# times, slow readers, reload under load. Used beside Puppet and Engine:
 #
 #     my $s = Live->new(http => '...', server => '...');
 #     my $c = $s->post('/v1/completions', { prompt => 'tokens=3' });
-#     print $c->rest;
+#     print $c->rest, $c->text;
+#     Live::gather(20, @clients);
 #     is($s->log_line(qr/.../), ...);
 
 use strict;
@@ -203,6 +204,68 @@ sub get {
     return $c->rest;
 }
 
+# moe_status, at the location /status
+sub status {
+    my ($self) = @_;
+
+    my ($json) = $self->get('/status') =~ /(\{.*\})/s or return {};
+
+    return JSON::PP::decode_json($json);
+}
+
+sub hup {
+    my ($self) = @_;
+
+    return kill 'HUP', $self->pid;
+}
+
+# after a reload: workers that are none of the old ones
+sub new_workers {
+    my ($self, @old) = @_;
+
+    my %old = map { $_ => 1 } @old;
+
+    return await(sub {
+        my @new = grep { !$old{$_} } $self->workers;
+        return @new == ($self->{workers} // 1) ? \@new : undef;
+    }, 10);
+}
+
+# what the sub returns, as soon as that is true
+sub await {
+    my ($sub, $seconds) = @_;
+
+    my $end = time + ($seconds // 10);
+
+    for ( ;; ) {
+        my $rc = $sub->();
+        return $rc if $rc || time > $end;
+        sleep 0.02;
+    }
+}
+
+# reads all of them until each has ended; how many have
+sub gather {
+    my ($seconds, @clients) = @_;
+
+    my $end = time + $seconds;
+    my %left = map { fileno($_->{sock}) => $_ } @clients;
+    my $sel = IO::Select->new(map { $_->{sock} } @clients);
+
+    while (%left && time < $end) {
+        for my $sock ($sel->can_read($end - time)) {
+            my $c = $left{fileno $sock};
+
+            next if $c->more(0);
+
+            $sel->remove($sock);
+            delete $left{fileno $sock};
+        }
+    }
+
+    return @clients - keys %left;
+}
+
 sub stop {
     my ($self) = @_;
 
@@ -297,6 +360,78 @@ sub rest {
 
     return $self->{buf};
 }
+
+# of what has come so far
+
+sub status {
+    my ($self) = @_;
+
+    return $self->{buf} =~ m{^HTTP/1\.1 (\d+)} ? $1 : 0;
+}
+
+sub body {
+    my ($self) = @_;
+
+    my ($head, $body) = split /\r\n\r\n/, $self->{buf}, 2;
+    return '' unless defined $body;
+    return $body unless $head =~ /^Transfer-Encoding: chunked/mi;
+
+    my $plain = '';
+
+    while ($body =~ s/^([0-9a-f]+)\r\n//) {
+        my $n = hex $1;
+        $plain .= substr $body, 0, $n, '';
+        $body =~ s/^\r\n//;
+    }
+
+    return $plain;
+}
+
+# nginx ended it as it should
+sub whole {
+    my ($self) = @_;
+
+    return $self->{buf} =~ /^Transfer-Encoding: chunked/mi
+           ? $self->{buf} =~ /\r\n0\r\n\r\n\z/
+           : $self->{buf} =~ /\r\n\r\n/;
+}
+
+# the JSON of a reply, or of each of a stream's events
+sub events {
+    my ($self) = @_;
+
+    my $body = $self->body;
+
+    return JSON::PP::decode_json($body) if $body =~ /^\{/;
+    return map { JSON::PP::decode_json($_) } $body =~ /^data: (\{.*\})$/mg;
+}
+
+# the text of a choice
+sub text {
+    my ($self, $index) = @_;
+
+    my $text = '';
+
+    for my $e ($self->events) {
+        for my $c (@{$e->{choices} || []}) {
+            next if $c->{index} != ($index // 0);
+            my $m = $c->{delta} || $c->{message};
+            $text .= ($m ? $m->{content} : $c->{text}) // '';
+        }
+    }
+
+    return $text;
+}
+
+sub error {
+    my ($self) = @_;
+
+    my ($error) = map { $_->{error} || () } $self->events;
+
+    return $error;
+}
+
+sub done { return $_[0]->body =~ /^data: \[DONE\]\n\n\z/m }
 
 sub close {
     my ($self) = @_;
