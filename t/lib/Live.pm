@@ -45,10 +45,7 @@ sub new {
 
     $self->nginx() == 0 or die "nginx does not start: " . $self->errors;
 
-    for (1 .. 100) {
-        last if -s "$dir/nginx.pid";
-        sleep 0.02;
-    }
+    await(sub { -s "$dir/nginx.pid" && $self->workers });
 
     return $self;
 }
