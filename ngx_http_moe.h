@@ -204,6 +204,7 @@ struct ngx_http_moe_lane_s {
 
     unsigned                     keep:1;        /* always connected */
     unsigned                     held:1;        /* hold_until counts */
+    unsigned                     quiet:1;       /* nobody waits for it */
     unsigned                     retry:1;       /* cancels or credit wait */
 };
 

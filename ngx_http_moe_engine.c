@@ -331,6 +331,7 @@ ngx_http_moe_engine_timer(ngx_event_t *ev)
         }
 
         e->lane->keep = 1;
+        e->lane->quiet = 1;
     }
 
     if (e->lane->state == NGX_HTTP_MOE_LANE_UP) {

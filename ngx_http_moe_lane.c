@@ -139,6 +139,7 @@ ngx_http_moe_lane_attach(ngx_http_moe_lane_t *lane, ngx_http_moe_job_t *job)
 {
     job->lane = lane;
     lane->used_at = ngx_current_msec;
+    lane->quiet = 0;
 
     ngx_http_moe_lane_connect(lane);
 
@@ -218,6 +219,7 @@ static ngx_int_t
 ngx_http_moe_lane_try(ngx_http_moe_lane_t *lane)
 {
     ngx_err_t     err;
+    ngx_uint_t    level;
     ngx_socket_t  s;
 
     s = socket(AF_UNIX, SOCK_SEQPACKET|SOCK_NONBLOCK|SOCK_CLOEXEC, 0);
@@ -236,7 +238,9 @@ ngx_http_moe_lane_try(ngx_http_moe_lane_t *lane)
             return NGX_AGAIN;
         }
 
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, err,
+        level = lane->quiet ? NGX_LOG_INFO : NGX_LOG_ERR;
+
+        ngx_log_error(level, ngx_cycle->log, err,
                       "moe: connect() to \"%V\" failed", &lane->name);
         return NGX_ERROR;
     }
@@ -625,6 +629,7 @@ ngx_http_moe_lane_timer(ngx_event_t *ev)
     case NGX_HTTP_MOE_LANE_DOWN:
         if (!ngx_exiting) {
             lane->held = 0;
+            lane->quiet = 1;
             ngx_http_moe_lane_connect(lane);
         }
 
