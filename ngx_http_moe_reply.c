@@ -95,6 +95,7 @@ ngx_http_moe_send_reply(ngx_http_request_t *r, ngx_uint_t status,
     }
 
     ngx_http_clear_accept_ranges(r);
+    r->disable_not_modified = 1;
 
     rc = ngx_http_send_header(r);
 
@@ -224,6 +225,7 @@ ngx_http_moe_send_sse_header(ngx_http_request_t *r)
 
     ngx_http_clear_content_length(r);
     ngx_http_clear_accept_ranges(r);
+    r->disable_not_modified = 1;
 
     cc = ngx_list_push(&r->headers_out.headers);
     if (cc == NULL) {

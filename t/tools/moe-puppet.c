@@ -710,6 +710,12 @@ puppet_hello(puppet_lane_t *l)
         ours.models[i].context = 4096;
     }
 
+    stats.state = (uint64_t) opt.state;
+    stats.progress = (uint64_t) opt.progress;
+    stats.ranks = 1;
+    stats.ranks_up = 1;
+    moe_lane_stats_write(&l->lane, &stats);
+
     if (moe_lane_hello(&l->lane, &ours) != MOE_JOBQ_OK) {
         puppet_lane_close(l);
         return;
