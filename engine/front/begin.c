@@ -9,6 +9,7 @@
 #include "front/front.h"
 
 
+static int  moe_task_admit(moe_task_t *t);
 static void  moe_task_generate(moe_task_t *t);
 static void  moe_task_tokenize(moe_task_t *t);
 static void  moe_task_detokenize(moe_task_t *t);
@@ -33,7 +34,7 @@ moe_task_create(moe_worker_t *w, uint32_t slot, uint32_t gen, void *record,
     t->slot = slot;
     t->gen = gen;
     t->record = record;
-    t->size = record ? size : 0;
+    t->size = sizeof(moe_task_t) + (record ? size : 0);
     t->arrived_us = f->now;
 
     t->next = f->tasks;
@@ -139,20 +140,65 @@ moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen, void *record,
         return;
 
     case MOE_JOB_TOKENIZE:
-        moe_task_tokenize(t);
-        return;
-
     case MOE_JOB_DETOKENIZE:
-        moe_task_detokenize(t);
+        if (moe_task_named(t) == 0) {
+            moe_prepare(t);
+        }
+
         return;
 
     case MOE_JOB_CHAT:
     case MOE_JOB_COMPLETION:
-        moe_task_generate(t);
+        if (moe_task_admit(t) == 0) {
+            moe_prepare(t);
+        }
+
         return;
 
     default:
         moe_task_fail(t, 400, NULL, NULL, "Jobs of this kind are not taken.");
+    }
+}
+
+
+void
+moe_task_prepared(moe_task_t *t)
+{
+    uint32_t  i;
+    uint64_t  n;
+
+    if (t->wrong.status) {
+        moe_task_fail(t, t->wrong.status, t->wrong.code, t->wrong.param, "%s",
+                      t->wrong.message);
+    }
+
+    /* it may have been cancelled meanwhile */
+
+    if (t->status) {
+        moe_task_check(t);
+        return;
+    }
+
+    for (i = 0, n = 0; i < t->nprompts; i++) {
+        n += t->prompts[i].n;
+    }
+
+    if (moe_task_grow(t, n * sizeof(uint32_t)) == -1) {
+        return;
+    }
+
+    switch (t->job.kind) {
+
+    case MOE_JOB_TOKENIZE:
+        moe_task_tokenize(t);
+        break;
+
+    case MOE_JOB_DETOKENIZE:
+        moe_task_detokenize(t);
+        break;
+
+    default:
+        moe_task_generate(t);
     }
 }
 
@@ -313,6 +359,12 @@ moe_choice_echo(moe_choice_t *c)
     t = c->task;
     p = &t->job.prompts[c->prompt];
 
+    if (moe_task_grow(t, p->is_ids ? p->n * sizeof(moe_piece_t) : p->n)
+        == -1)
+    {
+        return -1;
+    }
+
     if (!p->is_ids) {
         return moe_stream_text(&c->out, p->data, p->n, 1);
     }
@@ -417,6 +469,7 @@ static int
 moe_task_choices(moe_task_t *t)
 {
     uint32_t  i, n;
+    uint64_t  size;
 
     if (t->job.n == 0 || t->job.n > MOE_CHOICES_MAX
         || (n = t->nprompts * t->job.n) > MOE_CHOICES_MAX)
@@ -424,6 +477,16 @@ moe_task_choices(moe_task_t *t)
         moe_task_fail(t, 400, NULL, "n",
                       "At most %u choices are given to a request.",
                       MOE_CHOICES_MAX);
+        return -1;
+    }
+
+    size = n * sizeof(moe_choice_t);
+
+    for (i = 0; i < t->job.nstops; i++) {
+        size += t->job.stops[i].len * (1 + sizeof(uint32_t));
+    }
+
+    if (moe_task_grow(t, size) == -1) {
         return -1;
     }
 
@@ -448,6 +511,29 @@ moe_task_choices(moe_task_t *t)
 }
 
 
+/* all that can be said before there are ids */
+
+static int
+moe_task_admit(moe_task_t *t)
+{
+    moe_front_t  *f;
+
+    f = t->front;
+
+    if (moe_task_named(t) == -1 || moe_task_serving(t) == -1) {
+        return -1;
+    }
+
+    if (f->fair.n + f->npreparing >= f->options->queue) {
+        moe_task_fail(t, 503, "queue_full", NULL,
+                      "The engine's queue is full.");
+        return -1;
+    }
+
+    return moe_task_sampling(t) == -1 ? -1 : moe_task_ids(t);
+}
+
+
 static void
 moe_task_generate(moe_task_t *t)
 {
@@ -456,20 +542,7 @@ moe_task_generate(moe_task_t *t)
 
     f = t->front;
 
-    if (moe_task_named(t) == -1 || moe_task_serving(t) == -1) {
-        return;
-    }
-
-    if (f->fair.n >= f->options->queue) {
-        moe_task_fail(t, 503, "queue_full", NULL,
-                      "The engine's queue is full.");
-        return;
-    }
-
-    if (moe_task_sampling(t) == -1 || moe_task_ids(t) == -1
-        || moe_prompt_make(t) == -1 || moe_task_lengths(t) == -1
-        || moe_task_choices(t) == -1)
-    {
+    if (moe_task_lengths(t) == -1 || moe_task_choices(t) == -1) {
         return;
     }
 
@@ -534,10 +607,6 @@ moe_task_tokenize(moe_task_t *t)
     moe_stream_t     *s;
     const moe_ids_t  *ids;
 
-    if (moe_task_named(t) == -1 || moe_prompt_make(t) == -1) {
-        return;
-    }
-
     s = moe_task_plain(t);
 
     if (s == NULL) {
@@ -546,6 +615,10 @@ moe_task_tokenize(moe_task_t *t)
 
     ids = &t->prompts[0];
     t->prompt_tokens = ids->n;
+
+    if (moe_task_grow(t, ids->n * sizeof(moe_piece_t)) == -1) {
+        return;
+    }
 
     for (i = 0, rc = 0; i < ids->n && rc == 0; i++) {
         rc = moe_stream_id(s, ids->ids[i], NULL, 0, 0);
@@ -565,10 +638,6 @@ moe_task_detokenize(moe_task_t *t)
     moe_stream_t     *s;
     const moe_ids_t  *ids;
 
-    if (moe_task_named(t) == -1 || moe_prompt_make(t) == -1) {
-        return;
-    }
-
     s = moe_task_plain(t);
 
     if (s == NULL) {
@@ -577,6 +646,11 @@ moe_task_detokenize(moe_task_t *t)
 
     ids = &t->prompts[0];
     t->prompt_tokens = ids->n;
+
+    if (moe_task_grow(t, ids->n * sizeof(moe_piece_t)) == -1) {
+        return;
+    }
+
     moe_detok_init(&d, t->front->text.tokenizer, 0);
 
     for (i = 0, rc = 0; i < ids->n && rc == 0; i++) {

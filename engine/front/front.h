@@ -1,7 +1,7 @@
 /*
  * front: the engine's parent process, from within.
  *
- * One process, one thread, one loop.  Every turn it takes what workers and
+ * One process, one loop, and a thread for long prompts.  Every turn it takes what workers and
  * ranks sent, hands waiting choices to ranks, writes what workers have room
  * for, and sleeps unless a peer has more.  It computes nothing but text.
  *
@@ -21,6 +21,7 @@
  *     begin.c   from job to task
  *     tasks.c   waiting, stopping, END
  *     prompt.c  job to token ids
+ *     prepare.c the same for long prompts, in a thread
  *     ranks.c   rank processes: start, death, restart
  *     slots.c   choices in ranks: submit, events, credit
  */
@@ -29,6 +30,7 @@
 #define MOE_FRONT_H
 
 
+#include <pthread.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -67,7 +69,7 @@ typedef struct moe_watch_s   moe_watch_t;
 /* how often a choice is continued after its rank died */
 #define MOE_FRONT_TRIES      3
 
-/* records of jobs that the front keeps, all workers' together */
+/* what jobs may take of the front's memory, all workers' together */
 #define MOE_FRONT_BYTES      (1ull << 30)
 
 
@@ -131,7 +133,7 @@ struct moe_task_s {
 
     moe_job_t            job;                /* points into record */
     void                *record;
-    size_t               size;
+    uint64_t             size;               /* counted in the front's */
 
     moe_stops_t          stops;
     moe_ids_t           *prompts;
@@ -152,6 +154,14 @@ struct moe_task_s {
     uint64_t             parked_us;          /* since when, 0: is not */
     uint64_t             cancel_us;          /* since when, 0: is not */
 
+    /* what is wrong with its prompt; status 0: nothing */
+    struct {
+        uint32_t         status;
+        const char      *code;
+        const char      *param;
+        char             message[512];
+    } wrong;
+
     /* its end; status 0: none yet */
     uint32_t             status;
     uint32_t             retry_after;
@@ -163,6 +173,7 @@ struct moe_task_s {
     moe_task_t          *next;               /* of all tasks */
     moe_task_t          *prev;
     moe_task_t          *out_next;           /* of a worker's to write */
+    moe_task_t          *prep_next;          /* of those being prepared */
 
     unsigned             accepted:1;
     unsigned             in_out:1;
@@ -170,6 +181,7 @@ struct moe_task_s {
     unsigned             started_sent:1;
     unsigned             first:1;            /* a token has come */
     unsigned             probing:1;          /* a rank is to answer */
+    unsigned             preparing:1;        /* the thread has it */
 };
 
 
@@ -244,6 +256,20 @@ struct moe_proc_s {
 };
 
 
+/* the thread of prepare.c; todo and done are under the mutex */
+typedef struct {
+    moe_watch_t          watch;              /* an eventfd: something is done */
+    pthread_t            thread;
+    pthread_mutex_t      mutex;
+    pthread_cond_t       cond;
+    moe_task_t          *todo;
+    moe_task_t         **todo_end;
+    moe_task_t          *done;
+    int                  stop;
+    int                  running;
+} moe_prepare_t;
+
+
 struct moe_front_s {
     const moe_serve_options_t  *options;
     moe_text_t           text;
@@ -280,8 +306,10 @@ struct moe_front_s {
 
     moe_task_t          *tasks;              /* all, newest first */
     uint32_t             ntasks;
-    uint64_t             bytes;              /* of their records */
+    uint64_t             bytes;              /* that they take, about */
+    uint32_t             npreparing;
     moe_fair_t           fair;
+    moe_prepare_t        prepare;
     uint64_t             lost_steps;         /* of ranks that died */
 
     moe_stats_t          stats;
@@ -323,6 +351,7 @@ void moe_worker_wants(moe_task_t *t);
 
 void moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen,
     void *record, size_t size);
+void moe_task_prepared(moe_task_t *t);
 
 
 /* tasks.c */
@@ -334,11 +363,15 @@ void moe_task_fail(moe_task_t *t, uint32_t status, const char *code,
     const char *param, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 
+/* Notes that it takes n more bytes; -1: too many, and it has failed. */
+int moe_task_grow(moe_task_t *t, uint64_t n);
+
 void moe_task_wait(moe_task_t *t);              /* again, after a rank died */
 void moe_task_started(moe_task_t *t);
 void moe_choice_done(moe_choice_t *c, uint32_t sampled);
 
 int moe_task_over(const moe_task_t *t);         /* END is all that is due */
+void moe_task_check(moe_task_t *t);             /* see to its END if it is */
 void moe_task_end(const moe_task_t *t, moe_end_t *e);
 void moe_task_free(moe_task_t *t);
 
@@ -349,9 +382,18 @@ uint32_t moe_tasks_sampled(const moe_task_t *t);
 uint32_t moe_choice_max_tokens(const moe_choice_t *c);
 
 
-/* prompt.c: 0 and the ids of every prompt, or the task has failed */
+/* prompt.c: the ids of every prompt, or what is wrong */
 
-int moe_prompt_make(moe_task_t *t);
+void moe_prompt_make(moe_task_t *t);
+
+
+/* prepare.c */
+
+int moe_prepare_start(moe_front_t *f, moe_err_t *err);
+void moe_prepare_stop(moe_front_t *f);
+
+/* Makes the task's prompt, now or later, and calls moe_task_prepared(). */
+void moe_prepare(moe_task_t *t);
 
 
 /* ranks.c */

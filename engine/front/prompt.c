@@ -1,3 +1,12 @@
+/*
+ * prompt: a job's messages or prompts become token ids.
+ *
+ * It runs in the loop or in the thread of prepare.c, and so touches nothing
+ * but its task and what never changes; what is wrong is noted in the task.
+ */
+
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -5,10 +14,35 @@
 #include "front/front.h"
 
 
+static void moe_prompt_error(moe_task_t *t, uint32_t status,
+    const char *code, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
+
+static void
+moe_prompt_error(moe_task_t *t, uint32_t status, const char *code,
+    const char *param, const char *fmt, ...)
+{
+    va_list  args;
+
+    if (t->wrong.status) {
+        return;
+    }
+
+    t->wrong.status = status;
+    t->wrong.code = code;
+    t->wrong.param = param;
+
+    va_start(args, fmt);
+    vsnprintf(t->wrong.message, sizeof(t->wrong.message), fmt, args);
+    va_end(args);
+}
+
+
 static void
 moe_prompt_memory(moe_task_t *t)
 {
-    moe_task_fail(t, 500, NULL, NULL, "the engine is out of memory");
+    moe_prompt_error(t, 500, NULL, NULL, "the engine is out of memory");
 }
 
 
@@ -72,7 +106,7 @@ moe_prompt_json(moe_task_t *t, const moe_str_t *str, const char *param)
     json = json_loadb(str->data, str->len, JSON_ALLOW_NUL, &je);
 
     if (json == NULL) {
-        moe_task_fail(t, 400, NULL, param, "%s: %s", param, je.text);
+        moe_prompt_error(t, 400, NULL, param, "%s: %s", param, je.text);
     }
 
     return json;
@@ -123,9 +157,9 @@ moe_prompt_messages(moe_task_t *t)
 invalid:
 
     json_decref(messages);
-    moe_task_fail(t, 400, NULL, "messages",
-                  "messages: a list of messages with role and text content "
-                  "is needed.");
+    moe_prompt_error(t, 400, NULL, "messages",
+                     "messages: a list of messages with role and text content "
+                     "is needed.");
     return NULL;
 }
 
@@ -154,9 +188,9 @@ moe_prompt_kwargs(moe_task_t *t, json_t *vars)
         if (json_object_get(vars, key)
             && strcmp(key, "add_generation_prompt") != 0)
         {
-            moe_task_fail(t, 400, NULL, "chat_template_kwargs",
-                          "chat_template_kwargs: \"%.100s\" cannot be set.",
-                          key);
+            moe_prompt_error(t, 400, NULL, "chat_template_kwargs",
+                             "chat_template_kwargs: \"%.100s\" cannot be set.",
+                             key);
             json_decref(kwargs);
             return -1;
         }
@@ -165,13 +199,13 @@ moe_prompt_kwargs(moe_task_t *t, json_t *vars)
     }
 
     if (!json_is_object(kwargs)) {
-        moe_task_fail(t, 400, NULL, "chat_template_kwargs",
-                      "chat_template_kwargs: not an object.");
+        moe_prompt_error(t, 400, NULL, "chat_template_kwargs",
+                         "chat_template_kwargs: not an object.");
     }
 
     json_decref(kwargs);
 
-    return t->status ? -1 : 0;
+    return t->wrong.status ? -1 : 0;
 }
 
 
@@ -222,9 +256,9 @@ moe_prompt_chat(moe_task_t *t, moe_ids_t *ids)
     text = &t->front->text;
 
     if (text->template == NULL) {
-        moe_task_fail(t, 400, NULL, "messages",
-                      "This model has no chat template: use "
-                      "/v1/completions.");
+        moe_prompt_error(t, 400, NULL, "messages",
+                         "This model has no chat template: use "
+                         "/v1/completions.");
         return -1;
     }
 
@@ -241,10 +275,10 @@ moe_prompt_chat(moe_task_t *t, moe_ids_t *ids)
     json_decref(vars);
 
     if (rc == -1) {
-        moe_task_fail(t, 400, NULL, "messages",
-                      out.status == MOE_TEMPLATE_RAISED
-                      ? "%s" : "The chat template cannot render these "
-                               "messages: %s", err.text);
+        moe_prompt_error(t, 400, NULL, "messages",
+                         out.status == MOE_TEMPLATE_RAISED
+                         ? "%s" : "The chat template cannot render these "
+                                  "messages: %s", err.text);
         return -1;
     }
 
@@ -253,7 +287,7 @@ moe_prompt_chat(moe_task_t *t, moe_ids_t *ids)
     moe_rendered_free(&out);
 
     if (rc == -1) {
-        moe_task_fail(t, 400, NULL, "messages", "messages: %s", err.text);
+        moe_prompt_error(t, 400, NULL, "messages", "messages: %s", err.text);
     }
 
     return rc;
@@ -276,7 +310,7 @@ moe_prompt_text(moe_task_t *t, const moe_prompt_t *p, moe_ids_t *ids)
                              flags, ids, &err)
         == -1)
     {
-        moe_task_fail(t, 400, NULL, "prompt", "prompt: %s", err.text);
+        moe_prompt_error(t, 400, NULL, "prompt", "prompt: %s", err.text);
         return -1;
     }
 
@@ -297,8 +331,8 @@ moe_prompt_given(moe_task_t *t, const moe_prompt_t *p, moe_ids_t *ids)
 
     for (i = 0; i < p->n; i++) {
         if (given[i] >= vocab) {
-            moe_task_fail(t, 400, NULL, name, "%s: there is no token %u.",
-                          name, given[i]);
+            moe_prompt_error(t, 400, NULL, name, "%s: there is no token %u.",
+                             name, given[i]);
             return -1;
         }
     }
@@ -336,7 +370,7 @@ moe_prompt_begin(moe_task_t *t, moe_ids_t *ids)
     }
 
     if (text->bos == MOE_TOK_NONE && text->neos == 0) {
-        moe_task_fail(t, 400, NULL, "prompt", "prompt: it is empty.");
+        moe_prompt_error(t, 400, NULL, "prompt", "prompt: it is empty.");
         return -1;
     }
 
@@ -378,7 +412,7 @@ moe_prompt_one(moe_task_t *t, uint32_t i)
 }
 
 
-int
+void
 moe_prompt_make(moe_task_t *t)
 {
     uint32_t  i, n;
@@ -388,8 +422,8 @@ moe_prompt_make(moe_task_t *t)
     if (n == 0 || (t->job.kind == MOE_JOB_CHAT) != (t->job.messages.len != 0))
     {
         if (t->job.kind != MOE_JOB_TOKENIZE || n == 0) {
-            moe_task_fail(t, 400, NULL, NULL, "There is no prompt.");
-            return -1;
+            moe_prompt_error(t, 400, NULL, NULL, "There is no prompt.");
+            return;
         }
     }
 
@@ -398,22 +432,20 @@ moe_prompt_make(moe_task_t *t)
 
     if (t->prompts == NULL || t->cached == NULL) {
         moe_prompt_memory(t);
-        return -1;
+        return;
     }
 
     t->nprompts = n;
 
     for (i = 0; i < n; i++) {
         if (moe_prompt_one(t, i) == -1) {
-            return -1;
+            return;
         }
     }
 
     if (t->job.kind == MOE_JOB_CHAT && t->prompts[0].n == 0) {
-        moe_task_fail(t, 400, NULL, "messages",
-                      "messages: they render to nothing.");
-        return -1;
+        moe_prompt_error(t, 400, NULL, "messages",
+                         "messages: they render to nothing.");
+        return;
     }
-
-    return 0;
 }

@@ -235,6 +235,23 @@ moe_proc_died(moe_proc_t *p, const char *why)
 }
 
 
+/* a rank has said what is wrong with the model or the options, and would say
+ * it again */
+
+static void
+moe_proc_hopeless(moe_front_t *f)
+{
+    if (f->ready || f->quit) {
+        return;
+    }
+
+    moe_log(MOE_LOG_ERROR, "the model cannot be served");
+
+    f->status = MOE_EXIT_ERROR;
+    f->quit = 1;
+}
+
+
 static void
 moe_proc_reaped(moe_proc_t *p, const siginfo_t *info)
 {
@@ -246,12 +263,8 @@ moe_proc_reaped(moe_proc_t *p, const siginfo_t *info)
         moe_log(MOE_LOG_INFO, "rank %u pid=%d exited with code %d", p->index,
                 (int) p->pid, info->si_status);
 
-        /* it has said what is wrong with the model or the options */
-
-        if (info->si_status == MOE_EXIT_ERROR && !f->ready && !f->quit) {
-            moe_log(MOE_LOG_ERROR, "the model cannot be served");
-            f->status = MOE_EXIT_ERROR;
-            f->quit = 1;
+        if (info->si_status == MOE_EXIT_ERROR) {
+            moe_proc_hopeless(f);
         }
 
     } else {
@@ -355,8 +368,12 @@ moe_proc_hello(moe_proc_t *p)
     }
 
     if (rc != MOE_JOBQ_OK) {
-        moe_proc_died(p, hello.status != 200 && hello.text[0] ? hello.text
-                                                              : p->lane.why);
+        moe_proc_died(p, hello.text[0] ? hello.text : p->lane.why);
+
+        if (hello.text[0]) {
+            moe_proc_hopeless(f);
+        }
+
         return;
     }
 

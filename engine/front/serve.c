@@ -297,7 +297,9 @@ moe_front_open(moe_front_t *f, const moe_serve_options_t *o, moe_err_t *err)
         return -1;
     }
 
-    if (moe_listen(f, o, err) == -1 || moe_front_signals(f, err) == -1) {
+    if (moe_listen(f, o, err) == -1 || moe_front_signals(f, err) == -1
+        || moe_prepare_start(f, err) == -1)
+    {
         return -1;
     }
 
@@ -321,6 +323,7 @@ moe_front_close(moe_front_t *f)
     uint32_t  i;
 
     moe_listen_close(f);
+    moe_prepare_stop(f);
 
     /* workers see the hang-up at once, and ranks stop for nobody */
 
@@ -364,6 +367,7 @@ moe_front_run(const moe_serve_options_t *o)
     f->epoll = -1;
     f->listener = -1;
     f->signals = -1;
+    f->prepare.watch.fd = -1;
 
     rc = moe_front_open(f, o, &err);
 

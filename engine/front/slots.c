@@ -156,6 +156,10 @@ moe_slot_echo(moe_choice_t *c, uint32_t id, const void *lp, size_t n)
 
     c->echo_seen++;
 
+    if (moe_task_grow(c->task, sizeof(moe_piece_t) + n) == -1) {
+        return -1;
+    }
+
     return moe_stream_id(&c->out, id, lp, n, 1);
 }
 

@@ -17,7 +17,7 @@ int
 moe_task_over(const moe_task_t *t)
 {
     return t->ndone == t->nchoices
-           && (t->status || t->started) && t->probing == 0;
+           && (t->status || t->started) && !t->probing && !t->preparing;
 }
 
 
@@ -166,10 +166,26 @@ moe_task_free(moe_task_t *t)
 }
 
 
+int
+moe_task_grow(moe_task_t *t, uint64_t n)
+{
+    t->size += n;
+    t->front->bytes += n;
+
+    if (t->front->bytes <= MOE_FRONT_BYTES) {
+        return 0;
+    }
+
+    moe_task_fail(t, 503, "engine_overloaded", NULL,
+                  "The engine has no room for the request.");
+    return -1;
+}
+
+
 /* nobody waits for its END any more: it goes at the turn's end */
 
-static void
-moe_task_over_check(moe_task_t *t)
+void
+moe_task_check(moe_task_t *t)
 {
     if (!moe_task_over(t)) {
         return;
@@ -195,7 +211,7 @@ moe_choice_done(moe_choice_t *c, uint32_t sampled)
     c->sampled = sampled;
     c->task->ndone++;
 
-    moe_task_over_check(c->task);
+    moe_task_check(c->task);
 }
 
 
@@ -225,7 +241,7 @@ moe_task_stop(moe_task_t *t)
         }
     }
 
-    moe_task_over_check(t);
+    moe_task_check(t);
 }
 
 
@@ -257,7 +273,7 @@ moe_task_cancel(moe_task_t *t)
 {
     moe_slot_forget_probe(t);
     moe_task_fail(t, 499, NULL, NULL, "cancelled");
-    moe_task_over_check(t);
+    moe_task_check(t);
 }
 
 

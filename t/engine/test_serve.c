@@ -440,6 +440,91 @@ test_tokenize(void **unused)
 }
 
 
+/* long prompts are prepared aside: they may be cancelled, and left, in the
+ * middle of it, and short ones do not wait for them */
+
+static void
+test_prepare(void **unused)
+{
+    int         i, k, slots[8], slot;
+    char       *text;
+    size_t      n;
+    reply_t    *r;
+    uint64_t    begun;
+    moe_job_t   job;
+
+    n = 3u << 20;
+    text = malloc(n);
+    assert_non_null(text);
+
+    for (k = 0; k < (int) n; k++) {
+        text[k] = "abc def\n"[k * 7 % 11 % 8];
+    }
+
+    job_init(&job, MOE_JOB_TOKENIZE);
+    job.nprompts = 1;
+    job.prompts[0].data = text;
+    job.prompts[0].n = n;
+    job.credit = 1;
+
+    for (k = 0; k < 2; k++) {
+        assert_int_equal(worker_try(&spare, socket_path), 0);
+
+        slots[0] = worker_submit(&spare, &job);
+        slots[1] = worker_submit(&w, &job);
+
+        begun = test_ms();
+        job_text(&job, PROMPT);
+        job.max_tokens = 1;
+        r = worker_ask(&w, &job, &slot);
+        assert_sound(r, 200);
+        worker_forget(&w, slot);
+        assert_true(test_ms() - begun < 2000);
+
+        if (k == 0) {
+            worker_cancel(&w, slots[1]);
+            worker_close(&spare);
+
+        } else {
+            worker_credit(&w, slots[1], 1u << 24);
+        }
+
+        worker_wait(&w, slots[1]);
+        assert_sound(&w.jobs[slots[1]], k == 0 ? 499 : 200);
+        worker_forget(&w, slots[1]);
+
+        job_init(&job, MOE_JOB_TOKENIZE);
+        job.nprompts = 1;
+        job.prompts[0].data = text;
+        job.prompts[0].n = n;
+        job.credit = 1;
+    }
+
+    worker_close(&spare);
+
+    /* and answers come from long prompts as from short ones */
+
+    job_init(&job, MOE_JOB_COMPLETION);
+    job.nprompts = 1;
+    job.prompts[0].data = text;
+    job.prompts[0].n = n;
+
+    for (i = 0; i < 3; i++) {
+        slots[i] = worker_submit(&w, &job);
+    }
+
+    for (i = 0; i < 3; i++) {
+        worker_wait(&w, slots[i]);
+        assert_sound(&w.jobs[slots[i]], 400);
+        assert_string_equal(w.jobs[slots[i]].code,
+                            "context_length_exceeded");
+        worker_forget(&w, slots[i]);
+    }
+
+    free(text);
+}
+
+
 static void
 test_probe(void **unused)
 {
@@ -996,6 +1081,7 @@ main(void)
         cmocka_unit_test(test_choices),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_tokenize),
+        cmocka_unit_test(test_prepare),
         cmocka_unit_test(test_probe),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_cancel),

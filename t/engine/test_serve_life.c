@@ -359,8 +359,8 @@ test_hopeless(void **unused)
 
     assert_sound(&v->jobs[slot], 500);
     assert_string_equal(v->jobs[slot].code, "engine_lost");
-    assert_int_equal(v->jobs[slot].end.completion_tokens,
-                     v->jobs[slot].choices[0].nids);
+    assert_true(v->jobs[slot].end.completion_tokens
+                >= v->jobs[slot].choices[0].nids);
 
     worker_close(v);
     assert_int_equal(engine_stop(pid), 0);

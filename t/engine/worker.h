@@ -413,27 +413,6 @@ worker_flush(worker_t *w)
 }
 
 
-static inline int
-worker_submit(worker_t *w, const moe_job_t *job)
-{
-    int  slot;
-
-    for (slot = 0; slot < TEST_JOBS && w->jobs[slot].live; slot++) {
-        /* void */
-    }
-
-    assert_in_range(slot, 0, TEST_JOBS - 1);
-
-    w->jobs[slot].live = 1;
-    w->jobs[slot].gen = ++w->gen;
-
-    assert_int_equal(moe_put_job(&w->lane, slot, w->gen, job), MOE_JOBQ_OK);
-    worker_flush(w);
-
-    return slot;
-}
-
-
 static inline void
 worker_cancel(worker_t *w, int slot)
 {
@@ -643,6 +622,33 @@ worker_pump(worker_t *w, int ms)
 
         n = 1;
     }
+}
+
+
+/* waits for room where there is none */
+
+static inline int
+worker_submit(worker_t *w, const moe_job_t *job)
+{
+    int  slot, rc;
+
+    for (slot = 0; slot < TEST_JOBS && w->jobs[slot].live; slot++) {
+        /* void */
+    }
+
+    assert_in_range(slot, 0, TEST_JOBS - 1);
+
+    w->jobs[slot].live = 1;
+    w->jobs[slot].gen = ++w->gen;
+
+    while ((rc = moe_put_job(&w->lane, slot, w->gen, job)) == MOE_JOBQ_AGAIN) {
+        worker_pump(w, 10);
+    }
+
+    assert_int_equal(rc, MOE_JOBQ_OK);
+    worker_flush(w);
+
+    return slot;
 }
 
 
