@@ -395,8 +395,9 @@ size_t js_offset(jstr_t *s, size_t chars);
 size_t js_chars(jstr_t *s);
 uint32_t js_decode(const char *p, size_t len, size_t *n);
 size_t js_encode(uint32_t cp, char *p);
-/* first (dir 1) or last (dir -1) place of b in a from byte off; -1: none */
-ptrdiff_t js_find(const jstr_t *a, const jstr_t *b, size_t off, int dir);
+/* the first, or the last, place of b in a from byte off; -1: none */
+ptrdiff_t js_find(const jstr_t *a, const jstr_t *b, size_t off);
+ptrdiff_t js_rfind(jx_t *x, const jstr_t *a, const jstr_t *b, size_t off);
 bool js_space(uint32_t cp);
 jstr_t *js_strip(jx_t *x, jstr_t *s, const jstr_t *set, int ends);
 jstr_t *js_replace(jx_t *x, jstr_t *s, jstr_t *a, jstr_t *b, int64_t max);

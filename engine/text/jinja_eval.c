@@ -315,7 +315,7 @@ slice(jx_t *x, jv_t v, const jv_t bound[3])
                      : (start - stop - step - 1) / -step;
     count = (step > 0 ? stop > start : start > stop) ? count : 0;
 
-    j_step(x, (size_t) count);
+    j_step(x, (size_t) (v.type == J_STR ? n : count));
 
     if (v.type == J_STR) {
         r = j_str(js_slice(x, v.u.s, start, step, (size_t) count));

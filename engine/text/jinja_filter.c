@@ -280,7 +280,7 @@ f_truncate(jx_t *x, jv_t self, jv_t *arg, const jcall_t *call)
     s = js_sub(x, s, 0, n);
 
     if (!flag(arg[1])) {
-        at = js_find(s, js_cstr(x, " "), 0, -1);
+        at = js_rfind(x, s, js_cstr(x, " "), 0);
         s = at < 0 ? s : js_sub(x, s, 0, (size_t) at);
     }
 

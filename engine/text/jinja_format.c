@@ -308,7 +308,7 @@ percent_flags(spec_t *s, const char **p, const char *end)
 static void
 percent_put(jx_t *x, jbuf_t *b, spec_t *s, jv_t v)
 {
-    char     c[5] = { 0 };
+    char    *c;
     jstr_t  *t;
 
     switch (s->type) {
@@ -331,10 +331,9 @@ percent_put(jx_t *x, jbuf_t *b, spec_t *s, jv_t v)
             {
                 j_fail(x, "%%c requires int or char");
             }
-            js_encode((uint32_t) v.u.i, c);
-            t = js_new(x, strcpy(j_alloc(x, sizeof(c)), c), strlen(c),
-                       v.u.i == 0 ? J_REQUEST : J_TEMPLATE);
-            t->len = v.u.i == 0 ? 1 : t->len;
+            c = j_alloc(x, 4);
+            t = js_new(x, c, js_encode((uint32_t) v.u.i, c),
+                       v.flags & J_TAINT ? J_REQUEST : J_TEMPLATE);
         }
         s->precision = -1;
         put_text(x, b, s, t);

@@ -144,7 +144,7 @@ static int64_t
 find(jx_t *x, jv_t self, jv_t *arg, int dir)
 {
     size_t      from, to;
-    jstr_t     *s, *head;
+    jstr_t     *s, *sub, *head;
     ptrdiff_t   at;
 
     s = self.u.s;
@@ -153,7 +153,9 @@ find(jx_t *x, jv_t self, jv_t *arg, int dir)
         return -1;
     }
 
-    at = js_find(js_sub(x, s, 0, to), j_arg_str(x, arg[0]), from, dir);
+    s = js_sub(x, s, 0, to);
+    sub = j_arg_str(x, arg[0]);
+    at = dir > 0 ? js_find(s, sub, from) : js_rfind(x, s, sub, from);
     if (at < 0) {
         return -1;
     }
@@ -222,7 +224,7 @@ m_count(jx_t *x, jv_t self, jv_t *arg, const jcall_t *call)
     }
 
     for (n = 0, from = 0; ; n++) {
-        at = js_find(s, sub, from, 1);
+        at = js_find(s, sub, from);
         if (at < 0) {
             return j_int(n);
         }
@@ -358,7 +360,7 @@ partition(jx_t *x, jv_t self, jv_t *arg, int dir)
     }
 
     j_step(x, s->len);
-    at = js_find(s, sep, 0, dir);
+    at = dir > 0 ? js_find(s, sep, 0) : js_rfind(x, s, sep, 0);
 
     if (at < 0) {
         part[0] = dir > 0 ? s : js_cstr(x, "");

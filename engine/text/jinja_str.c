@@ -155,20 +155,32 @@ js_cmp(const jstr_t *a, const jstr_t *b)
 
 
 ptrdiff_t
-js_find(const jstr_t *a, const jstr_t *b, size_t off, int dir)
+js_find(const jstr_t *a, const jstr_t *b, size_t off)
 {
-    size_t       i;
     const char  *p;
 
     if (off > a->len || b->len > a->len - off) {
         return -1;
     }
 
-    if (dir > 0) {
-        p = b->len == 0 ? a->p + off
-                        : memmem(a->p + off, a->len - off, b->p, b->len);
-        return p == NULL ? -1 : p - a->p;
+    p = b->len == 0 ? a->p + off
+                    : memmem(a->p + off, a->len - off, b->p, b->len);
+
+    return p == NULL ? -1 : p - a->p;
+}
+
+
+ptrdiff_t
+js_rfind(jx_t *x, const jstr_t *a, const jstr_t *b, size_t off)
+{
+    size_t  i;
+
+    if (off > a->len || b->len > a->len - off) {
+        return -1;
     }
+
+    /* unlike memmem, this may compare all of b everywhere */
+    j_step(x, (a->len - off - b->len) * (b->len / 16 + 1));
 
     for (i = a->len - b->len + 1; i-- > off; ) {
         if (b->len == 0 || memcmp(a->p + i, b->p, b->len) == 0) {
@@ -367,13 +379,15 @@ js_slice(jx_t *x, jstr_t *s, ptrdiff_t start, ptrdiff_t step, size_t n)
 /* --- what Python's methods do ----------------------------------------- */
 
 static bool
-in_set(const jstr_t *set, const char *p, size_t n, uint32_t cp)
+in_set(jx_t *x, const jstr_t *set, const char *p, size_t n, uint32_t cp)
 {
     size_t  i, k;
 
     if (set == NULL) {
         return js_space(cp);
     }
+
+    j_step(x, set->len * 8);
 
     for (i = 0; i < set->len; i += k) {
         js_decode(set->p + i, set->len - i, &k);
@@ -398,7 +412,7 @@ js_strip(jx_t *x, jstr_t *s, const jstr_t *set, int ends)
 
     while ((ends & 1) && a < b) {
         cp = js_decode(s->p + a, b - a, &n);
-        if (!in_set(set, s->p + a, n, cp)) {
+        if (!in_set(x, set, s->p + a, n, cp)) {
             break;
         }
         a += n;
@@ -407,13 +421,13 @@ js_strip(jx_t *x, jstr_t *s, const jstr_t *set, int ends)
     while ((ends & 2) && b > a) {
         for (i = b - 1; i > a && (s->p[i] & 0xc0) == 0x80; i--) { /* void */ }
         cp = js_decode(s->p + i, b - i, &n);
-        if (!in_set(set, s->p + i, n, cp)) {
+        if (!in_set(x, set, s->p + i, n, cp)) {
             break;
         }
         b = i;
     }
 
-    j_step(x, (s->len - (b - a)) * (set == NULL ? 1 : set->len));
+    j_step(x, s->len - (b - a));
     return js_sub(x, s, a, b - a);
 }
 
@@ -457,7 +471,7 @@ js_replace(jx_t *x, jstr_t *s, jstr_t *a, jstr_t *b, int64_t max)
     buf = NULL;
 
     for (off = 0; max != 0; max--) {
-        at = js_find(s, a, off, 1);
+        at = js_find(s, a, off);
         if (at < 0) {
             break;
         }
@@ -485,7 +499,7 @@ split_at(jx_t *x, jlist_t *l, jstr_t *s, jstr_t *sep, int64_t max)
     ptrdiff_t  at;
 
     for (off = 0; max != 0; max--) {
-        at = js_find(s, sep, off, 1);
+        at = js_find(s, sep, off);
         if (at < 0) {
             break;
         }
@@ -546,7 +560,7 @@ rsplit_at(jx_t *x, jlist_t *l, jstr_t *s, jstr_t *sep, int64_t max)
     ptrdiff_t  at;
 
     for ( /* void */ ; max != 0; max--) {
-        at = js_find(s, sep, 0, -1);
+        at = js_rfind(x, s, sep, 0);
         if (at < 0) {
             break;
         }

@@ -604,7 +604,7 @@ j_contains(jx_t *x, jv_t item, jv_t in)
                    j_type_name(item));
         }
         j_step(x, in.u.s->len);
-        return js_find(in.u.s, item.u.s, 0, 1) >= 0;
+        return js_find(in.u.s, item.u.s, 0) >= 0;
     }
 
     if (in.type == J_DICT || (in.type == J_VIEW && in.u.it->kind == 'k')) {

@@ -457,6 +457,8 @@ test_trust(void **state)
         { "{{ ('[\"' ~ name ~ '\"]') | from_json | first }}", "q\xc3\xa9",
           "000" },
         { "{{ strftime_now('%Y') }}", "1970", "1111" },
+        { "{{ '%c%c' % (n + 60, 65) }}", "AA", "01" },
+        { "{{ '%d %5.1f' % (n, n) }}", "5   5.0", "0111000" },
     };
 
     for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
