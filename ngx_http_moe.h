@@ -203,6 +203,7 @@ struct ngx_http_moe_lane_s {
     uint32_t                     njobs;
 
     unsigned                     keep:1;        /* always connected */
+    unsigned                     broken:1;      /* failed: a violation */
     unsigned                     held:1;        /* hold_until counts */
     unsigned                     quiet:1;       /* nobody waits for it */
     unsigned                     retry:1;       /* cancels or credit wait */

@@ -445,6 +445,7 @@ static void
 ngx_http_moe_lane_events(ngx_http_moe_lane_t *lane)
 {
     int            drained, rc;
+    ngx_err_t      err;
     uint64_t       payload[MOE_EVENT_MAX / 8];
     ngx_uint_t     n;
     moe_frame_t    f;
@@ -452,6 +453,7 @@ ngx_http_moe_lane_events(ngx_http_moe_lane_t *lane)
 
     rev = lane->connection->read;
     drained = moe_lane_drain(&lane->lane);
+    err = ngx_errno;
     n = 0;
 
     for ( ;; ) {
@@ -477,13 +479,14 @@ ngx_http_moe_lane_events(ngx_http_moe_lane_t *lane)
     ngx_http_moe_tally_add();
 
     if (rc == MOE_JOBQ_ERROR) {
-        ngx_http_moe_count(violations, 1);
         ngx_http_moe_lane_close(lane, NGX_LOG_ALERT, lane->lane.why);
         return;
     }
 
     if (drained == MOE_JOBQ_ERROR) {
-        ngx_http_moe_lane_close(lane, NGX_LOG_ERR, lane->lane.why);
+        ngx_http_moe_lane_close(lane, err == EPROTO ? NGX_LOG_ALERT
+                                                    : NGX_LOG_ERR,
+                                lane->lane.why);
         return;
     }
 
@@ -605,11 +608,14 @@ ngx_http_moe_lane_turn(ngx_event_t *ev)
     if (lane->failed == NULL
         && moe_lane_flush(&lane->lane) != MOE_JOBQ_OK)
     {
+        lane->broken = (ngx_errno == EPROTO);
         lane->failed = lane->lane.why;
     }
 
     if (lane->failed) {
-        ngx_http_moe_lane_close(lane, NGX_LOG_ERR, lane->failed);
+        ngx_http_moe_lane_close(lane, lane->broken ? NGX_LOG_ALERT
+                                                   : NGX_LOG_ERR,
+                                lane->failed);
         ngx_http_moe_lane_wakeups();
     }
 }
@@ -667,7 +673,9 @@ ngx_http_moe_lane_timer(ngx_event_t *ev)
 static void
 ngx_http_moe_lane_fail(ngx_http_moe_lane_t *lane, const char *why)
 {
+    lane->broken = (ngx_errno == EPROTO);
     lane->failed = why;
+
     ngx_post_event(&lane->turn, &ngx_posted_events);
 }
 
@@ -696,6 +704,10 @@ ngx_http_moe_lane_close(ngx_http_moe_lane_t *lane, ngx_uint_t level,
     if (lane->state == NGX_HTTP_MOE_LANE_UP) {
         ngx_http_moe_count(lanes, -1);
         ngx_http_moe_count(lanes_lost, 1);
+    }
+
+    if (level == NGX_LOG_ALERT) {
+        ngx_http_moe_count(violations, 1);
     }
 
     if (lane->turn.posted) {

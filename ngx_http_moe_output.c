@@ -116,6 +116,7 @@ ngx_http_moe_output_header(ngx_http_moe_ctx_t *ctx)
 
     ctx->header_sent = 1;
     ctx->sent = ngx_current_msec;
+    ctx->request->connection->log->action = "streaming to client";
 
     rc = ngx_http_moe_stream_begin(ctx);
 

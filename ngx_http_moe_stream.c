@@ -81,6 +81,8 @@ ngx_http_moe_stream_start(ngx_http_moe_ctx_t *ctx)
     ngx_http_moe_count(active, 1);
     ctx->counted = 1;
 
+    r->connection->log->action = "waiting for engine";
+
     ctx->conf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
     ctx->begin = ngx_current_msec;
     ctx->job.ops = &ngx_http_moe_stream_ops;
