@@ -9,13 +9,17 @@ enum {
 };
 
 
-/* rt rows against a strip; q are sums of a group, f those of groups */
+/*
+ * rt rows against a strip; q are sums of a group, f those of groups.  Few
+ * rows wait for memory, so what they will need is called soon before; many
+ * rows call some lines a block, from .. to, of the strip that comes next.
+ */
 INLINE void
 tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
-    size_t ldx, float *out)
+    size_t ldx, float *out, size_t from, size_t to)
 {
     int             i, k;
-    size_t          size, ahead;
+    size_t          size, strip, line;
     __m512          f[ROWS][2], d, s0, s1;
     __m512i         q[ROWS][2], w0, w1, v, n0, n1;
     uint32_t        g;
@@ -27,6 +31,7 @@ tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
     scales = moe_row_scales(x, s->groups);
     sums = moe_row_sums(x, s->groups, type);
     w = s->w;
+    strip = s->groups * size;
 
     UNROLL
     for (i = 0; i < rt; i++) {
@@ -36,9 +41,14 @@ tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
     for (g = 0; g < s->groups; g++, w += size) {
 
         if (rt < 3) {
-            for (ahead = 0; ahead < size; ahead += 64) {
-                _mm_prefetch((const char *) w + AHEAD * size + ahead,
+            for (line = 0; line < size; line += 64) {
+                _mm_prefetch((const char *) w + AHEAD * size + line,
                              _MM_HINT_T0);
+            }
+
+        } else {
+            for (line = from; line < to; line += 64) {
+                _mm_prefetch((const char *) w + strip + line, _MM_HINT_T1);
             }
         }
 
@@ -103,35 +113,39 @@ INLINE void
 strip(const moe_strip_t *s, moe_wtype_e type)
 {
     float          *out;
-    size_t          ldx;
+    size_t          ldx, lines, from, to;
     uint32_t        r, n;
     const uint8_t  *x;
 
     ldx = moe_packed_row(s->groups);
+    lines = (type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK) / 64;
+    to = 0;
 
     for (r = 0; r < s->nrows; r += n) {
         n = tile_of(s->nrows - r, ROWS);
         x = s->x + r * ldx;
         out = s->out + r * MOE_STRIP;
+        from = to;
+        to = lines * (r + n) / s->nrows * 64;
 
         switch (n) {
         case 1:
-            tile(s, type, 1, x, ldx, out);
+            tile(s, type, 1, x, ldx, out, from, to);
             break;
         case 2:
-            tile(s, type, 2, x, ldx, out);
+            tile(s, type, 2, x, ldx, out, from, to);
             break;
         case 3:
-            tile(s, type, 3, x, ldx, out);
+            tile(s, type, 3, x, ldx, out, from, to);
             break;
         case 4:
-            tile(s, type, 4, x, ldx, out);
+            tile(s, type, 4, x, ldx, out, from, to);
             break;
         case 5:
-            tile(s, type, 5, x, ldx, out);
+            tile(s, type, 5, x, ldx, out, from, to);
             break;
         default:
-            tile(s, type, 6, x, ldx, out);
+            tile(s, type, 6, x, ldx, out, from, to);
         }
     }
 }
