@@ -4,6 +4,7 @@
 #include "bench.h"
 #include "inspect.h"
 #include "main.h"
+#include "quantize.h"
 #include "run.h"
 
 
@@ -23,6 +24,8 @@ static const moe_command_t  moe_commands[] = {
       "answer one prompt in the terminal" },
     { "inspect", moe_inspect_main,
       "say what is in a model directory, and whether it will fit" },
+    { "quantize", moe_quantize_main,
+      "write a model with packed weights, int8 or int4" },
     { "bench", moe_bench_main,
       "how fast a model runs here" }
 };

@@ -88,6 +88,9 @@ typedef struct {
     uint8_t       *seen;            /* [1] */
     moe_matmul_t  *parts;           /* nparts */
     uint32_t       nparts;
+    moe_glu_t     *glu;             /* n_experts + 1 */
+    uint8_t       *quant;           /* rows for packed weights */
+    size_t         quant_size;
 
     void          *base;            /* one mapping */
     size_t         bytes;

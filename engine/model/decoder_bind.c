@@ -38,6 +38,14 @@ bind_matrix(const moe_tensor_t *t, moe_matrix_t *w, moe_err_t *err)
         }
         break;
 
+    case MOE_DTYPE_I8_G32:
+        w->type = MOE_W_I8_G32;
+        break;
+
+    case MOE_DTYPE_I4_G32:
+        w->type = MOE_W_I4_G32;
+        break;
+
     default:
         return moe_err(err, "decoder: weights of a type that has no kernel");
     }

@@ -2,9 +2,11 @@
  * decoder_ffn: the feed-forward part of one layer, dense or experts.
  */
 
+#include "kernels/cpu/packed.h"
 #include "model/decoder.h"
 
 
+static int is_packed(const moe_ffn_mats_t *f);
 static void dense(moe_model_t *m, const moe_layer_t *layer);
 static int experts(moe_model_t *m, uint32_t l, moe_err_t *err);
 
@@ -26,6 +28,28 @@ moe_decoder_ffn(moe_model_t *m, uint32_t l, moe_err_t *err)
 }
 
 
+static int
+is_packed(const moe_ffn_mats_t *f)
+{
+    return moe_is_packed(f->gate.type) && moe_is_packed(f->up.type)
+           && moe_is_packed(f->down.type);
+}
+
+
+static moe_glu_t
+glu_of(const moe_ffn_mats_t *f, const float *x, uint32_t nrows, float *out)
+{
+    return (moe_glu_t) {
+        .gate = f->gate,
+        .up = f->up,
+        .down = f->down,
+        .x = x,
+        .out = out,
+        .nrows = nrows
+    };
+}
+
+
 static void
 dense(moe_model_t *m, const moe_layer_t *layer)
 {
@@ -37,6 +61,14 @@ dense(moe_model_t *m, const moe_layer_t *layer)
     k = m->kernels;
     mem = &m->mem;
     nrows = m->nrows;
+
+    if (is_packed(&layer->ffn)) {
+        mem->glu[0] = glu_of(&layer->ffn, mem->xn, nrows, mem->y);
+        k->glu(&m->kctx, mem->glu, 1);
+        k->add(&m->kctx, mem->x, mem->y,
+               (size_t) nrows * (size_t) m->cfg.hidden);
+        return;
+    }
 
     parts[0] = moe_part(&layer->ffn.gate, mem->xn, 0, nrows, mem->ffn_gate,
                         0);
@@ -87,6 +119,51 @@ route(moe_model_t *m, const moe_layer_t *layer)
 }
 
 
+/* compute() where all matrices are packed, with equal bits; 0: they are not */
+static int
+compute_packed(moe_model_t *m, const moe_layer_t *layer,
+    const moe_expert_work_t *work)
+{
+    size_t                    hidden;
+    uint32_t                  i, n;
+    moe_matmul_t              part;
+    moe_step_mem_t           *mem;
+    const moe_expert_rows_t  *x;
+
+    mem = &m->mem;
+    hidden = (size_t) m->cfg.hidden;
+    n = 0;
+
+    if (layer->ffn.gate.data != NULL) {
+        if (!is_packed(&layer->ffn)) {
+            return 0;
+        }
+        mem->glu[n++] = glu_of(&layer->ffn, mem->xn, m->nrows, mem->y);
+    }
+
+    for (i = 0; i < work->nexperts; i++) {
+        x = &work->experts[i];
+
+        if (!is_packed(&layer->experts[x->expert])) {
+            return 0;
+        }
+        mem->glu[n++] = glu_of(&layer->experts[x->expert],
+                                work->rows + x->first * hidden, x->nrows,
+                                work->out + x->first * hidden);
+    }
+
+    if (layer->ffn.gate.data != NULL && layer->shared_gate.data != NULL) {
+        part = moe_part(&layer->shared_gate, mem->xn, 0, m->nrows,
+                        mem->shared_scale, 0);
+        m->kernels->matmul(&m->kctx, &part, 1);
+    }
+
+    m->kernels->glu(&m->kctx, mem->glu, n);
+
+    return 1;
+}
+
+
 /* the experts of this rank on the rows they were given, and beside them the
  * shared expert on all rows of this rank */
 static void
@@ -108,6 +185,10 @@ compute(moe_model_t *m, const moe_layer_t *layer,
     width = (size_t) m->cfg.moe_ffn;
     nrows = m->nrows;
     n = 0;
+
+    if (compute_packed(m, layer, work)) {
+        return;
+    }
 
     if (layer->ffn.gate.data != NULL) {
         parts[n++] = moe_part(&layer->ffn.gate, mem->xn, 0, nrows,

@@ -25,6 +25,30 @@ carve(moe_step_mem_t *mem, size_t *at, size_t rows, size_t each)
 }
 
 
+/* most that one call of matmul or glu takes of quantized rows, a row of the
+ * step */
+static size_t
+quant_bytes(const moe_model_t *m)
+{
+    size_t               n, experts, ffn;
+    const moe_config_t  *c;
+
+    c = &m->cfg;
+
+    /* the attention's inputs, two products at once at most */
+    n = moe_quant_row((uint32_t) c->hidden)
+        + moe_quant_row((uint32_t) c->q_lora_rank)
+        + moe_quant_row((uint32_t) (c->n_heads * c->v_head_dim));
+
+    ffn = moe_quant_row((uint32_t) c->hidden)
+          + moe_quant_row((uint32_t) (c->dense_ffn + c->shared_ffn));
+    experts = moe_quant_row((uint32_t) c->hidden)
+              + moe_quant_row((uint32_t) c->moe_ffn);
+
+    return max_size(n, ffn + (size_t) c->top_k * experts);
+}
+
+
 static size_t
 lay_out(moe_model_t *m)
 {
@@ -81,6 +105,10 @@ lay_out(moe_model_t *m)
     mem->nparts = (uint32_t) max_size(2 * (size_t) c->n_experts + 4,
                          heads * (r / MOE_ABSORB_ROWS + 1));
     mem->parts = carve(mem, &at, mem->nparts, sizeof(moe_matmul_t));
+    mem->glu = carve(mem, &at, (size_t) c->n_experts + 1, sizeof(moe_glu_t));
+
+    mem->quant_size = r * quant_bytes(m);
+    mem->quant = carve(mem, &at, mem->quant_size, 1);
 
     return at;
 }

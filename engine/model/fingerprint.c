@@ -91,9 +91,10 @@ int
 moe_fingerprint(const moe_model_t *m, const char *dir, uint8_t out[32],
     moe_err_t *err)
 {
-    size_t       i;
-    uint64_t     bytes;
-    EVP_MD_CTX  *md;
+    size_t                i;
+    uint64_t              bytes;
+    EVP_MD_CTX           *md;
+    const moe_st_file_t  *file;
 
     md = EVP_MD_CTX_new();
     if (md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1) {
@@ -114,6 +115,12 @@ moe_fingerprint(const moe_model_t *m, const char *dir, uint8_t out[32],
 
     bytes = moe_st_file_bytes(m->weights->st);
     add(md, &bytes, sizeof(bytes));
+
+    for (i = 0; (file = moe_st_file(m->weights->st, i)) != NULL; i++) {
+        if (file->digest != NULL) {
+            add(md, file->digest, 32);
+        }
+    }
 
     for (i = 0; i < moe_st_count(m->weights->st); i++) {
         add_tensor(md, moe_st_at(m->weights->st, i));

@@ -274,6 +274,8 @@ start_threads(moe_model_t *m, uint32_t threads, moe_err_t *err)
     m->kctx.pool = pool;
     m->kctx.scratch = scratch;
     m->kctx.scratch_each = each;
+    m->kctx.quant = m->mem.quant;
+    m->kctx.quant_size = m->mem.quant_size;
 
     return 0;
 }

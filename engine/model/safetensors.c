@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "kernels/cpu/packed.h"
+#include "model/packed.h"
 #include "model/safetensors.h"
 
 
@@ -26,6 +28,7 @@ typedef struct {
     const uint8_t  *data;
     uint64_t        size;
     int             mapped;
+    int             packed;
 } st_file_t;
 
 struct moe_st_s {
@@ -60,6 +63,8 @@ static int st_parse_header(moe_st_t *st, const st_file_t *f, json_t *root,
     uint64_t base, moe_err_t *err);
 static int st_parse_tensor(moe_st_tensor_t *t, const st_file_t *f,
     const char *name, json_t *val, uint64_t base, moe_err_t *err);
+static int st_size_is(const moe_st_tensor_t *t, uint64_t count,
+    unsigned bits);
 static int st_parse_shape(moe_st_tensor_t *t, const st_file_t *f,
     json_t *shape, uint64_t *count, moe_err_t *err);
 static int st_check_layout(moe_st_tensor_t *t, size_t n, const st_file_t *f,
@@ -77,6 +82,8 @@ static const st_dtype_t  st_dtypes[] = {
     { "F16", 16, MOE_DTYPE_F16 },
     { "BF16", 16, MOE_DTYPE_BF16 },
     { "F8_E4M3", 8, MOE_DTYPE_F8_E4M3 },
+    { "I8_G32", 0, MOE_DTYPE_I8_G32 },
+    { "I4_G32", 0, MOE_DTYPE_I4_G32 },
     { "F8_E5M2", 8, MOE_DTYPE_OTHER },
     { "F8_E8M0", 8, MOE_DTYPE_OTHER },
     { "F8_E4M3FNUZ", 8, MOE_DTYPE_OTHER },
@@ -235,7 +242,7 @@ moe_st_files(const moe_st_t *st)
 size_t
 moe_dtype_size(moe_dtype_e dtype)
 {
-    static const size_t  sizes[] = { 4, 2, 2, 1, 0 };
+    static const size_t  sizes[] = { 4, 2, 2, 1, 0, 0, 0 };
 
     return sizes[dtype];
 }
@@ -245,10 +252,17 @@ const char *
 moe_dtype_name(moe_dtype_e dtype)
 {
     static const char *const  names[] = {
-        "F32", "F16", "BF16", "F8_E4M3", "other"
+        "F32", "F16", "BF16", "F8_E4M3", "I8_G32", "I4_G32", "other"
     };
 
     return names[dtype];
+}
+
+
+int
+moe_dtype_is_packed(moe_dtype_e dtype)
+{
+    return dtype == MOE_DTYPE_I8_G32 || dtype == MOE_DTYPE_I4_G32;
 }
 
 
@@ -260,6 +274,13 @@ st_open_dir(moe_st_t *st, const char *dir, moe_err_t *err)
     size_t        len;
     json_t       *root;
     json_error_t  je;
+
+    rc = snprintf(path, sizeof(path), "%s/%s", dir, MOE_PACKED_FILE);
+
+    if (rc > 0 && (size_t) rc < sizeof(path) && access(path, F_OK) == 0) {
+        return st_open_shard(st, dir, MOE_PACKED_FILE, err) != 0
+               ? -1 : st_finish(st, err);
+    }
 
     rc = snprintf(path, sizeof(path), "%s/%s", dir, ST_INDEX);
 
@@ -487,10 +508,22 @@ st_parse(moe_st_t *st, st_file_t *f, moe_err_t *err)
 {
     int           i, rc;
     json_t       *root;
-    uint64_t      n;
+    uint64_t      n, at;
     json_error_t  je;
 
-    if (f->size < 8) {
+    at = 0;
+
+    if (moe_packed_is(f->data, f->size)) {
+        if (moe_packed_check(f->data, f->size, f->path, err) != 0) {
+            return -1;
+        }
+
+        f->packed = 1;
+        f->pub.digest = f->data + MOE_PACKED_SUM;
+        at = MOE_PACKED_PREAMBLE;
+    }
+
+    if (f->size < at + 8) {
         return moe_err(err, "%s: %llu bytes are too few for a header",
                        f->path, (unsigned long long) f->size);
     }
@@ -498,17 +531,19 @@ st_parse(moe_st_t *st, st_file_t *f, moe_err_t *err)
     n = 0;
 
     for (i = 7; i >= 0; i--) {
-        n = n << 8 | f->data[i];
+        n = n << 8 | f->data[at + (size_t) i];
     }
 
-    if (n > MOE_ST_MAX_HEADER || n > f->size - 8) {
+    at += 8;
+
+    if (n > MOE_ST_MAX_HEADER || n > f->size - at) {
         return moe_err(err, "%s: header of %llu bytes in a file of %llu",
                        f->path, (unsigned long long) n,
                        (unsigned long long) f->size);
     }
 
     f->pub.path = f->path;
-    f->pub.header = f->data + 8;
+    f->pub.header = f->data + at;
     f->pub.header_size = n;
     f->pub.size = f->size;
 
@@ -520,7 +555,7 @@ st_parse(moe_st_t *st, st_file_t *f, moe_err_t *err)
                        je.text);
     }
 
-    rc = st_parse_header(st, f, root, 8 + n, err);
+    rc = st_parse_header(st, f, root, at + n, err);
     json_decref(root);
 
     return rc;
@@ -591,7 +626,7 @@ st_parse_tensor(moe_st_tensor_t *t, const st_file_t *f, const char *name,
         /* void */
     }
 
-    if (i == n) {
+    if (i == n || (moe_dtype_is_packed(st_dtypes[i].dtype) && !f->packed)) {
         return moe_err(err, "%s: tensor " NAME ": unknown dtype \"%.40s\"",
                        f->path, name, dtype);
     }
@@ -627,10 +662,9 @@ st_parse_tensor(moe_st_tensor_t *t, const st_file_t *f, const char *name,
                        (unsigned long long) (f->size - base));
     }
 
-    /* count <= 2^57, so count * 64 bits fit */
-    if (count * st_dtypes[i].bits % 8 != 0
-        || count * st_dtypes[i].bits / 8 != end - begin)
-    {
+    t->size = end - begin;
+
+    if (!st_size_is(t, count, st_dtypes[i].bits)) {
         return moe_err(err, "%s: tensor " NAME " at offset %llu: %llu bytes, "
                        "but its shape has %llu elements of %s", f->path, name,
                        (unsigned long long) (base + begin),
@@ -639,10 +673,24 @@ st_parse_tensor(moe_st_tensor_t *t, const st_file_t *f, const char *name,
     }
 
     t->offset = base + begin;
-    t->size = end - begin;
     t->data = f->data + t->offset;
 
     return 0;
+}
+
+
+/* count <= 2^57, so count * 64 bits fit, and padded blocks too */
+static int
+st_size_is(const moe_st_tensor_t *t, uint64_t count, unsigned bits)
+{
+    if (moe_dtype_is_packed(t->dtype)) {
+        return t->ndim == 2 && count != 0
+               && t->size == moe_packed_size(t->dtype == MOE_DTYPE_I8_G32
+                                             ? MOE_W_I8_G32 : MOE_W_I4_G32,
+                                             t->dims[0], t->dims[1]);
+    }
+
+    return count * bits % 8 == 0 && count * bits / 8 == t->size;
 }
 
 

@@ -1,8 +1,8 @@
 /*
  * safetensors: the weight files of a model directory, mapped read-only.
  *
- * A directory holds either model.safetensors or shards with
- * model.safetensors.index.json.  Everything is checked at open: the header
+ * A directory holds model.moeq (our own packed weights, see packed.h), or
+ * model.safetensors, or shards with model.safetensors.index.json.  Everything is checked at open: the header
  * (at most 100 MB, JSON without duplicate keys), each shape against its byte
  * range, and that ranges neither overlap nor leave gaps nor leave the file.
  * After that a tensor's data[0 .. size-1] may be read without further checks
@@ -29,6 +29,8 @@ typedef enum {
     MOE_DTYPE_F16,
     MOE_DTYPE_BF16,
     MOE_DTYPE_F8_E4M3,
+    MOE_DTYPE_I8_G32,       /* these two in packed files alone; two sizes, */
+    MOE_DTYPE_I4_G32,       /* data as kernels/cpu/packed.h has it */
     MOE_DTYPE_OTHER         /* known to the format, not to the engine */
 } moe_dtype_e;
 
@@ -73,6 +75,8 @@ typedef struct {
     const uint8_t   *header;        /* its JSON text */
     uint64_t         header_size;
     uint64_t         size;          /* of the whole file */
+    const uint8_t   *digest;        /* SHA-256 over all of a packed file; NULL
+                                     * for others */
 } moe_st_file_t;
 
 /* The files, in order of their names; NULL past the last. */
@@ -82,9 +86,11 @@ size_t moe_st_files(const moe_st_t *st);
 /* Bytes of all files together. */
 uint64_t moe_st_file_bytes(const moe_st_t *st);
 
-/* Bytes of an element (4, 2, 2, 1), 0 for MOE_DTYPE_OTHER. */
+/* Bytes of an element (4, 2, 2, 1), 0 for packed ones and
+ * MOE_DTYPE_OTHER. */
 size_t moe_dtype_size(moe_dtype_e dtype);
 const char *moe_dtype_name(moe_dtype_e dtype);
+int moe_dtype_is_packed(moe_dtype_e dtype);
 
 
 #endif /* MOE_SAFETENSORS_H */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/packed.h"
 #include "model/family.h"
 #include "model/weights.h"
 
@@ -48,8 +49,11 @@ enum {
     W_SHARED = 1 << 10,
     W_SHARED_GATE = 1 << 11,
 
-    /* not of the layer: the engine computes with it as FP8 */
-    W_FP8 = 1 << 16
+    /* not of the layer: the engine computes with it as FP8 or packed ... */
+    W_FP8 = 1 << 16,
+
+    /* ... but takes some of its rows at a time, so not packed */
+    W_ROWS = 1 << 17
 };
 
 /*
@@ -91,6 +95,7 @@ static unsigned layer_flags(const moe_config_t *cfg, int layer);
 static int spec_name(walk_t *k, const char *tmpl, int expert);
 static void spec_count(walk_t *k, const spec_t *s, int expert);
 static int spec_bind(walk_t *k, const spec_t *s, moe_tensor_t *t);
+static int spec_takes(const walk_t *k, const spec_t *s, moe_dtype_e dtype);
 static int spec_bind_scale(walk_t *k, moe_tensor_t *t);
 static const float *scale_data(walk_t *k, const moe_st_tensor_t *f, int rows,
     int cols);
@@ -135,7 +140,7 @@ static const spec_t  layer_specs[] = {
     { "self_attn.kv_a_layernorm.weight", LAYER(kv_a_norm), D_ONE, D_KV_LORA,
       W_MLA, 1 },
     { "self_attn.kv_b_proj.weight", LAYER(kv_b), D_KV_B, D_KV_LORA,
-      W_MLA | W_FP8, 2 },
+      W_MLA | W_FP8 | W_ROWS, 2 },
 
     { "self_attn.q_proj.weight", LAYER(q), D_Q, D_HIDDEN,
       W_Q_DIRECT | W_FP8, 2 },
@@ -334,6 +339,18 @@ weights_count_unused(moe_weights_t *w, const moe_config_t *cfg)
 }
 
 
+/* a packed file has a head of its own also where the source has none */
+static int
+has_packed_head(const walk_t *k)
+{
+    const moe_st_tensor_t  *t;
+
+    t = k->w != NULL ? moe_st_find(k->w->st, head_specs[0].name) : NULL;
+
+    return t != NULL && moe_dtype_is_packed(t->dtype);
+}
+
+
 static int
 walk(walk_t *k)
 {
@@ -346,7 +363,7 @@ walk(walk_t *k)
         return -1;
     }
 
-    if (!k->cfg->tie_embeddings) {
+    if (!k->cfg->tie_embeddings || has_packed_head(k)) {
         if (walk_specs(k, head_specs, COUNT(head_specs), k->w, W_FP8, -1) != 0)
         {
             return -1;
@@ -463,7 +480,7 @@ layer_flags(const moe_config_t *cfg, int layer)
 {
     unsigned  f;
 
-    f = W_FP8;
+    f = W_FP8 | W_ROWS;
 
     if (cfg->attn == MOE_ATTN_MLA) {
         f |= W_MLA | (cfg->q_lora_rank > 0 ? W_Q_LORA : W_Q_DIRECT);
@@ -570,14 +587,11 @@ spec_bind(walk_t *k, const spec_t *s, moe_tensor_t *t)
         return -1;
     }
 
-    if (f->dtype == MOE_DTYPE_OTHER
-        || (f->dtype == MOE_DTYPE_F8_E4M3
-            && (!(s->when & W_FP8) || k->cfg->quant != MOE_QUANT_FP8_BLOCK)))
-    {
+    if (!spec_takes(k, s, f->dtype)) {
         return moe_err(k->err, "%s: tensor " NAME " at offset %llu: type %s "
                        "cannot be used%s", f->file, f->name,
                        (unsigned long long) f->offset, f->dtype_name,
-                       f->dtype == MOE_DTYPE_OTHER || !(s->when & W_FP8)
+                       f->dtype != MOE_DTYPE_F8_E4M3 || !(s->when & W_FP8)
                        ? " here" : " without FP8 quantization_config");
     }
 
@@ -591,6 +605,24 @@ spec_bind(walk_t *k, const spec_t *s, moe_tensor_t *t)
     }
 
     return f->dtype == MOE_DTYPE_F8_E4M3 ? spec_bind_scale(k, t) : 0;
+}
+
+
+static int
+spec_takes(const walk_t *k, const spec_t *s, moe_dtype_e dtype)
+{
+    switch (dtype) {
+
+    case MOE_DTYPE_F8_E4M3:
+        return (s->when & W_FP8) && k->cfg->quant == MOE_QUANT_FP8_BLOCK;
+
+    case MOE_DTYPE_I8_G32:
+    case MOE_DTYPE_I4_G32:
+        return (s->when & W_FP8) && !(s->when & W_ROWS);
+
+    default:
+        return dtype != MOE_DTYPE_OTHER;
+    }
 }
 
 
@@ -615,7 +647,7 @@ spec_bind_scale(walk_t *k, moe_tensor_t *t)
         return -1;
     }
 
-    if (f->dtype == MOE_DTYPE_OTHER || f->dtype == MOE_DTYPE_F8_E4M3) {
+    if (moe_dtype_size(f->dtype) < 2) {
         return moe_err(k->err, "%s: tensor " NAME " at offset %llu: scales "
                        "of type %s cannot be used", f->file, f->name,
                        (unsigned long long) f->offset, f->dtype_name);
@@ -698,7 +730,8 @@ tensor_data(walk_t *k, const moe_st_tensor_t *f, size_t align)
     k->w->n_used++;
     k->w->bytes += f->size;
 
-    if ((uintptr_t) f->data % align == 0) {
+    /* packed ones may be anywhere, align is 0 */
+    if (align == 0 || (uintptr_t) f->data % align == 0) {
         return f->data;
     }
 
@@ -749,6 +782,23 @@ moe_tensor_to_f32(const moe_tensor_t *t, int first, int n, float *out)
     const float     *f32, *scale;
     const uint8_t   *f8;
     const uint16_t  *f16;
+    moe_matrix_t     w;
+
+    if (moe_dtype_is_packed(t->dtype)) {
+        w = (moe_matrix_t) {
+            .data = t->data,
+            .type = t->dtype == MOE_DTYPE_I8_G32 ? MOE_W_I8_G32
+                                                 : MOE_W_I4_G32,
+            .n = (uint32_t) t->rows,
+            .k = (uint32_t) t->cols
+        };
+
+        for (r = 0; r < n; r++) {
+            moe_unpack_row(&w, (uint32_t) (first + r),
+                           out + (size_t) r * w.k);
+        }
+        return;
+    }
 
     i = (size_t) first * (size_t) t->cols;
     f32 = t->data;

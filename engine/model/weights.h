@@ -6,7 +6,8 @@
  * row-major, so y = W x is one dot product a row.  Data points into the
  * mapped files: read-only, never freed alone, aligned to the element's size
  * (a tensor that is not in the file is copied once at load, as are scales
- * that are not float32).
+ * that are not float32).  Matrices of a packed file are as the kernels take
+ * them (kernels/cpu/packed.h).
  */
 
 #ifndef MOE_WEIGHTS_H
