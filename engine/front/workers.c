@@ -99,7 +99,8 @@ moe_worker_hello(moe_worker_t *w)
 
     if (rc != MOE_JOBQ_OK) {
         moe_hello_refuse(w->watch.fd,
-                         hello.version != MOE_JOBQ_VERSION ? 505 : 400,
+                         hello.magic == MOE_HELLO_MAGIC
+                         && hello.version != MOE_JOBQ_VERSION ? 505 : 400,
                          w->lane.why);
         moe_worker_error(w);
         return;

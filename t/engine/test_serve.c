@@ -840,6 +840,87 @@ test_hostile(void **unused)
 }
 
 
+/* a worker that writes anything anywhere in what it may write */
+
+static void
+test_scribble(void **unused)
+{
+    int        i, k, n, slot;
+    size_t     at;
+    reply_t   *r;
+    uint64_t   junk[MOE_EVENT_MAX / 8];
+    moe_job_t  job;
+
+    srand(5);
+
+    for (k = 0; k < 60; k++) {
+        assert_int_equal(worker_try(&spare, socket_path), 0);
+
+        job_text(&job, PROMPT);
+        job.credit = 1;
+        (void) moe_put_job(&spare.lane, 1, 1, &job);
+        (void) moe_lane_flush(&spare.lane);
+
+        for (i = 0; i < 50; i++) {
+
+            for (n = rand() % 8; n >= 0; n--) {
+                at = rand() % 3 ? rand() % 260
+                                : MOE_RING_OFFSET + rand() % 4096;
+                at &= ~(size_t) 3;
+                *(uint32_t *) (void *) (spare.lane.own + at) =
+                    rand() % 2 ? (uint32_t) rand() : (uint32_t) rand() % 512;
+            }
+
+            if (send(spare.fd, "k", 1, MSG_NOSIGNAL) == -1) {
+                break;
+            }
+
+            /* what it is told is not looked at, but taken */
+            (void) recv(spare.fd, junk, sizeof(junk), MSG_DONTWAIT);
+        }
+
+        worker_close(&spare);
+    }
+
+    job_text(&job, PROMPT);
+    r = worker_ask(&w, &job, &slot);
+    assert_sound(r, 200);
+    worker_forget(&w, slot);
+}
+
+
+/* who speaks another version, or none, is told so */
+
+static void
+test_version(void **unused)
+{
+    int          fd, k;
+    moe_hello_t  hello;
+
+    for (k = 0; k < 3; k++) {
+        fd = worker_connect(socket_path);
+        assert_int_not_equal(fd, -1);
+
+        memset(&hello, 0, sizeof(hello));
+        hello.magic = k == 1 ? 0x12345678 : MOE_HELLO_MAGIC;
+        hello.version = k == 0 ? MOE_JOBQ_VERSION + 1 : MOE_JOBQ_VERSION;
+        hello.side = MOE_SIDE_SUBMITTER;
+
+        assert_true(send(fd, &hello, k == 2 ? 100 : sizeof(hello), 0) > 0);
+        assert_true(recv(fd, &hello, sizeof(hello), 0) == sizeof(hello));
+
+        assert_int_equal(hello.magic, MOE_HELLO_MAGIC);
+        assert_int_equal(hello.version, MOE_JOBQ_VERSION);
+        assert_int_equal(hello.side, MOE_SIDE_ENGINE);
+        assert_int_equal(hello.status, k == 0 ? 505 : 400);
+        assert_true(hello.text[0] != '\0');
+
+        assert_int_equal(recv(fd, &hello, sizeof(hello), 0), 0);
+        close(fd);
+    }
+}
+
+
 /* records that are nearly right, and frames around them: a lane stands or
  * falls, the engine stands */
 
@@ -1089,6 +1170,8 @@ main(void)
         cmocka_unit_test(test_parked_rank),
         cmocka_unit_test(test_many),
         cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_scribble),
+        cmocka_unit_test(test_version),
         cmocka_unit_test(test_mutants),
         cmocka_unit_test(test_hang_up),
         cmocka_unit_test(test_rank_death),
