@@ -45,6 +45,14 @@ typedef struct {
     ngx_atomic_t                 sum_ms;
 } ngx_http_moe_times_t;
 
+/* what a process has now: it goes with the process, however that ends */
+
+typedef struct {
+    ngx_atomic_t                 pid;
+    ngx_atomic_t                 active;
+    ngx_atomic_t                 lanes;
+} ngx_http_moe_gauges_t;
+
 typedef struct {
     ngx_atomic_t                 requests;
     ngx_atomic_t                 active;
@@ -63,6 +71,10 @@ typedef struct {
     ngx_atomic_t                 violations;
     ngx_http_moe_times_t         ttft;
     ngx_http_moe_times_t         itl;
+
+    /* the sums of these are in "active" and "lanes" after a survey */
+
+    ngx_http_moe_gauges_t        process[NGX_MAX_PROCESSES];
 } ngx_http_moe_counters_t;
 
 
@@ -332,6 +344,11 @@ extern ngx_http_moe_counters_t   *ngx_http_moe_counters;
     if (ngx_http_moe_counters) {                                             \
         (void) ngx_atomic_fetch_add(&ngx_http_moe_counters->name, n);        \
     }
+
+#define ngx_http_moe_gauge(name, n)                                          \
+    ngx_http_moe_count(process[ngx_process_slot].name, n)
+
+void ngx_http_moe_gauges_sum(void);
 
 /* what every event counts is added up in the worker, once a turn */
 

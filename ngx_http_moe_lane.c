@@ -375,7 +375,7 @@ ngx_http_moe_lane_accept(ngx_http_moe_lane_t *lane)
     ngx_log_error(NGX_LOG_INFO, ngx_cycle->log, 0,
                   "moe: lane to \"%V\" is up", &lane->name);
 
-    ngx_http_moe_count(lanes, 1);
+    ngx_http_moe_gauge(lanes, 1);
 
     lane->state = NGX_HTTP_MOE_LANE_UP;
     lane->backoff = 0;
@@ -702,7 +702,7 @@ ngx_http_moe_lane_close(ngx_http_moe_lane_t *lane, ngx_uint_t level,
     }
 
     if (lane->state == NGX_HTTP_MOE_LANE_UP) {
-        ngx_http_moe_count(lanes, -1);
+        ngx_http_moe_gauge(lanes, -1);
         ngx_http_moe_count(lanes_lost, 1);
     }
 
@@ -804,7 +804,7 @@ ngx_http_moe_lanes_close(void)
         if (lane->connection) {
 
             if (lane->state == NGX_HTTP_MOE_LANE_UP) {
-                ngx_http_moe_count(lanes, -1);
+                ngx_http_moe_gauge(lanes, -1);
                 (void) moe_lane_flush(&lane->lane);
             }
 

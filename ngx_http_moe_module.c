@@ -838,7 +838,7 @@ ngx_http_moe_init(ngx_conf_t *cf)
 
     ngx_str_set(&name, "ngx_http_moe");
 
-    zone = ngx_shared_memory_add(cf, &name, 8 * ngx_pagesize,
+    zone = ngx_shared_memory_add(cf, &name, 16 * ngx_pagesize,
                                  &ngx_http_moe_module);
     if (zone == NULL) {
         return NGX_ERROR;
@@ -861,9 +861,49 @@ ngx_http_moe_init(ngx_conf_t *cf)
 }
 
 
+/* a process that was killed had no time to take back what it had counted */
+
+void
+ngx_http_moe_gauges_sum(void)
+{
+    ngx_pid_t               pid;
+    ngx_uint_t              i;
+    ngx_atomic_uint_t       active, lanes;
+    ngx_http_moe_gauges_t  *g;
+
+    active = 0;
+    lanes = 0;
+
+    for (i = 0; i < NGX_MAX_PROCESSES; i++) {
+        g = &ngx_http_moe_counters->process[i];
+        pid = (ngx_pid_t) g->pid;
+
+        if (pid == 0 || (kill(pid, 0) == -1 && ngx_errno == NGX_ESRCH)) {
+            continue;
+        }
+
+        active += g->active;
+        lanes += g->lanes;
+    }
+
+    ngx_http_moe_counters->active = active;
+    ngx_http_moe_counters->lanes = lanes;
+}
+
+
 static ngx_int_t
 ngx_http_moe_init_process(ngx_cycle_t *cycle)
 {
+    ngx_http_moe_gauges_t  *g;
+
+    if (ngx_http_moe_counters) {
+        g = &ngx_http_moe_counters->process[ngx_process_slot];
+
+        g->active = 0;
+        g->lanes = 0;
+        g->pid = ngx_pid;
+    }
+
     ngx_http_moe_engines_start(cycle);
 
     return NGX_OK;

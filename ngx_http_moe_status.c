@@ -316,6 +316,7 @@ ngx_http_moe_status_json(ngx_http_moe_survey_t *s, ngx_http_moe_out_t *out)
     ngx_http_moe_asked_t   *a;
     ngx_http_moe_metric_t  *m;
 
+    ngx_http_moe_gauges_sum();
     base = (u_char *) ngx_http_moe_counters;
 
     if (ngx_http_moe_out_printf(out, "{\"nginx\":{\"version\":\"%s\","
@@ -490,6 +491,7 @@ ngx_http_moe_status_prometheus(ngx_http_moe_survey_t *s,
         "itl_seconds", "Time between tokens, as nginx sees it", 0, 0
     };
 
+    ngx_http_moe_gauges_sum();
     base = (u_char *) ngx_http_moe_counters;
     a = s->engines.elts;
     rc = NGX_OK;

@@ -78,7 +78,7 @@ ngx_http_moe_stream_start(ngx_http_moe_ctx_t *ctx)
     r = ctx->request;
 
     ngx_http_moe_count(requests, 1);
-    ngx_http_moe_count(active, 1);
+    ngx_http_moe_gauge(active, 1);
     ctx->counted = 1;
 
     r->connection->log->action = "waiting for engine";
@@ -934,7 +934,7 @@ ngx_http_moe_stream_account(ngx_http_moe_ctx_t *ctx)
 
     ctx->counted = 0;
 
-    ngx_http_moe_count(active, -1);
+    ngx_http_moe_gauge(active, -1);
     ngx_http_moe_count(prompt_tokens, ctx->prompt_tokens);
     ngx_http_moe_count(cached_tokens, ctx->cached_tokens);
     ngx_http_moe_count(bytes, ctx->response);

@@ -403,21 +403,31 @@ sub events {
     return map { JSON::PP::decode_json($_) } $body =~ /^data: (\{.*\})$/mg;
 }
 
-# the text of a choice
+# the text of a choice; a stream's without parsing all of it
 sub text {
     my ($self, $index) = @_;
 
+    $index //= 0;
+
+    my $body = $self->body;
     my $text = '';
 
-    for my $e ($self->events) {
-        for my $c (@{$e->{choices} || []}) {
-            next if $c->{index} != ($index // 0);
-            my $m = $c->{delta} || $c->{message};
-            $text .= ($m ? $m->{content} : $c->{text}) // '';
+    if ($body =~ /^\{/) {
+        for my $c (@{JSON::PP::decode_json($body)->{choices} || []}) {
+            next if $c->{index} != $index;
+            $text = ($c->{message} ? $c->{message}{content} : $c->{text});
         }
+
+        return $text;
     }
 
-    return $text;
+    while ($body =~ /^data:\ .*?"index":(\d+),(?:"delta":\{[^{}]*?"content"
+                     |"text"):"((?:[^"\\]|\\.)*)"/gmx)
+    {
+        $text .= $2 if $1 == $index;
+    }
+
+    return JSON::PP::decode_json("[\"$text\"]")->[0];
 }
 
 sub error {
