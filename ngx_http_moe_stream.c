@@ -617,7 +617,11 @@ ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx, moe_delta_t *delta,
         ctx->finish = delta->finish;
     }
 
-    if (ctx->cancelling || ctx->aborted || ctx->discard || ctx->nomem) {
+    /* what will not be sent is not kept */
+
+    if (ctx->cancelling || ctx->aborted || ctx->discard || ctx->nomem
+        || (!ctx->api.stream && ctx->response > mlcf->max_response))
+    {
         ngx_http_moe_lane_credit(&ctx->job, size, mlcf->buffer_size / 4);
         return NGX_OK;
     }
