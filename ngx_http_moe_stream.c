@@ -749,7 +749,7 @@ ngx_http_moe_stream_down(ngx_http_moe_job_t *job, const char *why)
 
     if (ctx->state != NGX_HTTP_MOE_CONNECTING) {
         ctx->state = NGX_HTTP_MOE_ENDED;
-        ctx->finish = MOE_FINISH_ERROR;
+        ctx->finish = ctx->aborted ? MOE_FINISH_CANCELLED : MOE_FINISH_ERROR;
     }
 }
 

@@ -74,6 +74,7 @@ kill 'KILL', $ranks[0];
 is(Live::gather(60, @clients), 6, 'all streams end');
 is(scalar(grep { texts($_) eq $alone && $_->done && $_->whole } @clients), 6,
    'each as the undisturbed one, to the byte');
+$_->close for @clients;
 is(scalar(grep { $s->log_line(qr/\?rank$_\|/) =~ /^200\|length\|\d+\|1800\|/ }
           1 .. 6), 6, 'and with exact counts');
 ok(Live::await(sub { $e->ranks == 2 && engine('ranks_up') == 2 }, 20),
