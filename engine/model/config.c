@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "model/config.h"
 #include "model/family.h"
+#include "model/gguf_model.h"
 
 
 #define CONFIG_NAME        "config.json"
@@ -114,6 +115,10 @@ moe_config_load(const char *dir, moe_config_t *cfg, moe_err_t *err)
     int      rc;
     char    *text, *gen;
     size_t   len, gen_len;
+
+    if (moe_gguf_is(dir)) {
+        return moe_gguf_config_load(dir, cfg, err);
+    }
 
     gen = NULL;
     gen_len = 0;

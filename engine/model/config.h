@@ -196,7 +196,8 @@ typedef struct moe_config_s {
 
 
 /*
- * Reads DIR/config.json and, where it exists, DIR/generation_config.json.
+ * Reads DIR/config.json and, where it exists, DIR/generation_config.json; or
+ * the metadata of a GGUF file, where dir is one.
  * An unreadable file, wrong type, absurd value or unknown architecture is an
  * error naming file and key.  What is well-formed but asks for something the
  * engine cannot do is not: it is listed in cfg->unsupported, for inspect to

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/version.h"
 #include "model/fingerprint.h"
+#include "model/gguf.h"
 
 
 /* the number changes with every change that may move a bit of a logit */
@@ -87,6 +88,14 @@ add_config(EVP_MD_CTX *md, const char *dir, moe_err_t *err)
 }
 
 
+/* a GGUF file's metadata stand before its tensors */
+static void
+add_header(EVP_MD_CTX *md, const moe_st_file_t *f)
+{
+    add(md, f->header, (size_t) f->header_size);
+}
+
+
 int
 moe_fingerprint(const moe_model_t *m, const char *dir, uint8_t out[32],
     moe_err_t *err)
@@ -108,7 +117,10 @@ moe_fingerprint(const moe_model_t *m, const char *dir, uint8_t out[32],
     add_text(md, moe_row_format_name(MOE_ROWS_F32));
     add(md, m->freq, (size_t) m->cfg.rope.dim / 2 * sizeof(float));
 
-    if (add_config(md, dir, err) != 0) {
+    if (moe_gguf_is(dir)) {
+        add_header(md, moe_st_file(m->weights->st, 0));
+
+    } else if (add_config(md, dir, err) != 0) {
         EVP_MD_CTX_free(md);
         return -1;
     }

@@ -37,6 +37,9 @@ struct moe_st_s {
     size_t            n_files;
     size_t            n_tensors;
     size_t            cap_tensors;
+
+    void            (*release)(void *owner);    /* NULL: names are ours */
+    void             *owner;
 };
 
 typedef struct {
@@ -156,6 +159,52 @@ moe_st_open_memory(const uint8_t *data, size_t size, const char *label,
 }
 
 
+moe_st_t *
+moe_st_adopt(const moe_st_file_t *file, const moe_st_tensor_t *tensors,
+    size_t n, void (*release)(void *owner), void *owner, moe_err_t *err)
+{
+    moe_st_t   *st;
+    st_file_t  *f;
+
+    st = calloc(1, sizeof(moe_st_t));
+    if (st == NULL) {
+        moe_err(err, "%s: no memory", file->path);
+        release(owner);
+        return NULL;
+    }
+
+    st->release = release;
+    st->owner = owner;
+
+    f = st_add_file(st, file->path, err);
+    if (f == NULL) {
+        moe_st_close(st);
+        return NULL;
+    }
+
+    f->size = file->size;
+    f->pub = *file;
+    f->pub.path = f->path;
+
+    st->tensors = calloc(n + 1, sizeof(moe_st_tensor_t));
+    if (st->tensors == NULL) {
+        moe_err(err, "%s: no memory", file->path);
+        moe_st_close(st);
+        return NULL;
+    }
+
+    memcpy(st->tensors, tensors, n * sizeof(moe_st_tensor_t));
+    st->n_tensors = n;
+
+    if (st_finish(st, err) != 0) {
+        moe_st_close(st);
+        return NULL;
+    }
+
+    return st;
+}
+
+
 void
 moe_st_close(moe_st_t *st)
 {
@@ -165,8 +214,12 @@ moe_st_close(moe_st_t *st)
         return;
     }
 
-    for (i = 0; i < st->n_tensors; i++) {
+    for (i = 0; st->release == NULL && i < st->n_tensors; i++) {
         free((char *) st->tensors[i].name);
+    }
+
+    if (st->release != NULL) {
+        st->release(st->owner);
     }
 
     for (i = 0; i < st->n_files; i++) {

@@ -83,6 +83,15 @@ typedef struct {
 const moe_st_file_t *moe_st_file(const moe_st_t *st, size_t i);
 size_t moe_st_files(const moe_st_t *st);
 
+/*
+ * Tensors that another format's reader found in its one file: a copy of the
+ * list, in order of name.  Names, data and file stay the owner's until
+ * release(owner), which is called at close, and also where this fails.
+ */
+moe_st_t *moe_st_adopt(const moe_st_file_t *file,
+    const moe_st_tensor_t *tensors, size_t n, void (*release)(void *owner),
+    void *owner, moe_err_t *err);
+
 /* Bytes of all files together. */
 uint64_t moe_st_file_bytes(const moe_st_t *st);
 

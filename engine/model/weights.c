@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/packed.h"
 #include "model/family.h"
+#include "model/gguf_model.h"
 #include "model/weights.h"
 
 
@@ -194,7 +195,8 @@ moe_weights_load(const char *dir, const moe_config_t *cfg, moe_err_t *err)
 {
     moe_st_t  *st;
 
-    st = moe_st_open(dir, err);
+    st = moe_gguf_is(dir) ? moe_gguf_tensors_open(dir, cfg, err)
+                          : moe_st_open(dir, err);
     if (st == NULL) {
         return NULL;
     }
