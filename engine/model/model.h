@@ -68,6 +68,7 @@ typedef int (*moe_model_progress_pt)(void *ctx, const char *what,
 /*
  * Opens a Hugging Face model directory: reads config.json, maps the weight
  * files, checks that every tensor the family needs is there with its shape.
+ * A GGUF file stands for a directory.
  * options and progress may be NULL.  NULL and a line in err on failure.
  */
 moe_model_t *moe_model_open(const char *dir,
