@@ -321,22 +321,6 @@ moe_prompt_text(moe_task_t *t, const moe_prompt_t *p, moe_ids_t *ids)
 static int
 moe_prompt_given(moe_task_t *t, const moe_prompt_t *p, moe_ids_t *ids)
 {
-    uint32_t         i, vocab;
-    const char      *name;
-    const uint32_t  *given;
-
-    name = t->job.kind == MOE_JOB_DETOKENIZE ? "tokens" : "prompt";
-    given = p->data;
-    vocab = (uint32_t) t->front->text.config.vocab;
-
-    for (i = 0; i < p->n; i++) {
-        if (given[i] >= vocab) {
-            moe_prompt_error(t, 400, NULL, name, "%s: there is no token %u.",
-                             name, given[i]);
-            return -1;
-        }
-    }
-
     ids->ids = malloc((p->n ? p->n : 1) * sizeof(uint32_t));
 
     if (ids->ids == NULL) {
@@ -345,7 +329,7 @@ moe_prompt_given(moe_task_t *t, const moe_prompt_t *p, moe_ids_t *ids)
     }
 
     if (p->n) {
-        memcpy(ids->ids, given, p->n * sizeof(uint32_t));
+        memcpy(ids->ids, p->data, p->n * sizeof(uint32_t));
     }
 
     ids->n = p->n;
@@ -391,6 +375,32 @@ moe_prompt_begin(moe_task_t *t, moe_ids_t *ids)
 }
 
 
+/* a tokenizer may have more tokens than its model has rows */
+
+static int
+moe_prompt_check(moe_task_t *t, const moe_ids_t *ids)
+{
+    size_t       i;
+    uint32_t     vocab;
+    const char  *name;
+
+    name = t->job.messages.len ? "messages"
+           : t->job.kind == MOE_JOB_DETOKENIZE ? "tokens" : "prompt";
+
+    vocab = (uint32_t) t->front->text.config.vocab;
+
+    for (i = 0; i < ids->n; i++) {
+        if (ids->ids[i] >= vocab) {
+            moe_prompt_error(t, 400, NULL, name, "%s: there is no token %u.",
+                             name, ids->ids[i]);
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
 static int
 moe_prompt_one(moe_task_t *t, uint32_t i)
 {
@@ -401,14 +411,20 @@ moe_prompt_one(moe_task_t *t, uint32_t i)
     ids = &t->prompts[i];
 
     if (t->job.messages.len) {
-        return moe_prompt_chat(t, ids);
+        rc = moe_prompt_chat(t, ids);
+
+    } else {
+        p = &t->job.prompts[i];
+
+        rc = p->is_ids ? moe_prompt_given(t, p, ids)
+                       : moe_prompt_text(t, p, ids);
+
+        if (rc == 0) {
+            rc = moe_prompt_begin(t, ids);
+        }
     }
 
-    p = &t->job.prompts[i];
-
-    rc = p->is_ids ? moe_prompt_given(t, p, ids) : moe_prompt_text(t, p, ids);
-
-    return rc == 0 ? moe_prompt_begin(t, ids) : rc;
+    return rc == 0 ? moe_prompt_check(t, ids) : rc;
 }
 
 
