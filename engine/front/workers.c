@@ -521,7 +521,13 @@ moe_worker_put(moe_worker_t *w, moe_task_t *t)
     int            rc;
     moe_choice_t  *c;
 
-    if (t->started && !t->started_sent && t->status == 0) {
+    /* an echo is there before anything is scheduled */
+
+    if (t->status == 0 && !t->started) {
+        return MOE_JOBQ_OK;
+    }
+
+    if (t->status == 0 && !t->started_sent) {
         rc = moe_worker_put_started(w, t);
 
         if (rc != MOE_JOBQ_OK) {

@@ -367,6 +367,150 @@ test_hopeless(void **unused)
 }
 
 
+/* everything at once, and in the end nothing is left */
+
+static void
+soak_submit(worker_t *v)
+{
+    moe_job_t  job;
+
+    switch (rand() % 8) {
+
+    case 0:
+        job_chat(&job, "[{\"role\":\"user\",\"content\":\"Say it.\"}]");
+        break;
+
+    case 1:
+        job_init(&job, MOE_JOB_PROBE);
+        break;
+
+    case 2:
+        job_text(&job, PROMPT);
+        job.kind = MOE_JOB_TOKENIZE;
+        break;
+
+    default:
+        job_text(&job, PROMPT);
+        job.flags = MOE_JOB_IGNORE_EOS;
+
+        if (rand() % 2) {
+            job.flags |= MOE_JOB_ECHO|MOE_JOB_LOGPROBS
+                         |MOE_JOB_PROMPT_LOGPROBS;
+            job.top_logprobs = rand() % 21;
+        }
+    }
+
+    job.n = 1 + rand() % 3;
+    job.seed = rand();
+    job.max_tokens = 1 + rand() % 60;
+    job.credit = rand() % 3 ? TEST_CREDIT : (uint32_t) rand() % 200;
+    job.timeout_ms = rand() % 3 ? 0 : 1 + rand() % 50;
+    memset(job.key, rand() % 3, sizeof(job.key));
+
+    if (rand() % 2) {
+        job_stop(&job, "e ");
+        job_stop(&job, "the");
+    }
+
+    (void) worker_submit(v, &job);
+}
+
+
+static void
+soak_turn(worker_t *v, pid_t pid)
+{
+    int    slot, free_slots;
+    pid_t  rank;
+
+    for (slot = 0, free_slots = 0; slot < TEST_JOBS; slot++) {
+
+        if (!v->jobs[slot].live) {
+            free_slots++;
+
+        } else if (v->jobs[slot].ended) {
+            worker_forget(v, slot);
+
+        } else if (rand() % 20 == 0) {
+            worker_credit(v, slot, rand() % 5000);
+
+        } else if (rand() % 60 == 0) {
+            worker_cancel(v, slot);
+        }
+    }
+
+    if (free_slots > 20) {
+        soak_submit(v);
+    }
+
+    rank = rand() % 300 ? 0 : engine_rank(pid);
+
+    if (rank) {
+        kill(rank, SIGKILL);
+    }
+
+    worker_pump(v, 2);
+    assert_false(v->closed);
+}
+
+
+static void
+test_soak(void **unused)
+{
+    int          slot;
+    char         path[64];
+    pid_t        pid;
+    uint64_t     until;
+    worker_t    *v;
+    moe_stats_t  s;
+
+    static worker_t    second;
+    const char *const  args[] = { "--ranks", "2", "--max-running", "6",
+                                  "--threads", "1", NULL };
+
+    socket_name(path, sizeof(path), "soak");
+    v = &spare;
+    srand(1);
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+    assert_int_equal(worker_try(&second, path), 0);
+
+    for (until = test_ms() + 5000; test_ms() < until; /* void */) {
+        soak_turn(v, pid);
+        soak_turn(&second, pid);
+
+        if (rand() % 100 == 0) {
+            worker_close(&second);
+            assert_int_equal(worker_try(&second, path), 0);
+        }
+    }
+
+    worker_close(&second);
+
+    for (slot = 0; slot < TEST_JOBS; slot++) {
+        if (v->jobs[slot].live && !v->jobs[slot].ended) {
+            worker_credit(v, slot, TEST_CREDIT);
+            worker_wait(v, slot);
+        }
+    }
+
+    test_sleep(300);
+    worker_stats(v, &s);
+
+    assert_true(s.accepted > 50);
+    assert_true(s.finished > 10 && s.cancelled > 10);
+    assert_int_equal(s.accepted, s.finished + s.cancelled + s.failed);
+    assert_int_equal(s.running, 0);
+    assert_int_equal(s.waiting, 0);
+    assert_int_equal(s.parked, 0);
+    assert_int_equal(s.lanes_broken, 0);
+    assert_int_equal(s.kv_pages_used, 0);
+
+    worker_close(v);
+    assert_int_equal(engine_stop(pid), 0);
+}
+
+
 /* a model that cannot be served is said so, once */
 
 static void
@@ -407,6 +551,7 @@ main(void)
         cmocka_unit_test(test_ranks),
         cmocka_unit_test(test_stuck),
         cmocka_unit_test(test_hopeless),
+        cmocka_unit_test(test_soak),
         cmocka_unit_test(test_model),
     };
 
