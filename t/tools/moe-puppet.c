@@ -17,6 +17,9 @@
  *   bad=WORD      a violation: type slot head twice early choice garbage
  *   show=1        one delta that says what the job record had
  *   logprobs=N    each token has N alternatives
+ *
+ * With --vandal N it spoils, in N of a hundred turns, up to four bytes of what
+ * it is about to publish.
  */
 
 #include <errno.h>
@@ -80,7 +83,7 @@ static struct {
     unsigned      silent;
     unsigned      deaf;                /* probes do not come back */
     size_t        ring;
-    unsigned      slots;
+    unsigned      vandal;              /* turns in a hundred */
 } opt;
 
 static puppet_lane_t  lanes[PUPPET_LANES];
@@ -784,6 +787,30 @@ puppet_read(puppet_lane_t *l)
 }
 
 
+/* frames' headers lie at multiples of eight: every third byte hits there */
+
+static void
+puppet_vandalize(moe_lane_t *l)
+{
+    int       i;
+    uint8_t  *p;
+    uint32_t  n, at;
+
+    n = l->head - l->published;
+
+    if (n == 0 || (unsigned) random() % 100 >= opt.vandal) {
+        return;
+    }
+
+    for (i = random() % 4; i >= 0; i--) {
+        at = (uint32_t) random() % n;
+        at = l->published + (random() % 3 ? at : at & ~15u);
+        p = &l->own[MOE_RING_OFFSET + (at & (l->own_size - 1))];
+        *p = (uint8_t) (random() % 2 ? random() : 1 << random() % 8);
+    }
+}
+
+
 /* all that is due; the time until more is, in ms, -1 for none */
 
 static int
@@ -841,6 +868,10 @@ puppet_work(void)
         stats.updated_us = now * 1000;
 
         moe_lane_stats_write(&l->lane, &stats);
+
+        if (opt.vandal) {
+            puppet_vandalize(&l->lane);
+        }
 
         if (moe_lane_flush(&l->lane) != MOE_JOBQ_OK) {
             puppet_lane_close(l);
@@ -927,6 +958,7 @@ static const struct option  puppet_options[] = {
     { "silent", no_argument, NULL, 'q' },
     { "deaf", no_argument, NULL, 'd' },
     { "ring", required_argument, NULL, 'R' },
+    { "vandal", required_argument, NULL, 'v' },
     { NULL, 0, NULL, 0 }
 };
 
@@ -976,6 +1008,10 @@ main(int argc, char **argv)
             opt.ring = strtoul(optarg, NULL, 10);
             break;
 
+        case 'v':
+            opt.vandal = atoi(optarg);
+            break;
+
         default:
             return 1;
         }
@@ -984,7 +1020,7 @@ main(int argc, char **argv)
     if (opt.socket == NULL) {
         fprintf(stderr, "usage: moe-puppet --socket PATH [--model NAME]... "
                 "[--loading 0..1000] [--refuse STATUS] [--silent] [--deaf] "
-                "[--ring BYTES]\n");
+                "[--ring BYTES] [--vandal PERCENT]\n");
         return 1;
     }
 
@@ -996,6 +1032,7 @@ main(int argc, char **argv)
         lanes[i].fd = -1;
     }
 
+    srandom((unsigned) (time(NULL) ^ getpid()));
     signal(SIGPIPE, SIG_IGN);
     puppet_loop(puppet_listen());
 
