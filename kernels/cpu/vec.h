@@ -23,7 +23,16 @@
 #define NV      (MOE_LANES / VL)
 #define INLINE  static inline __attribute__((always_inline, unused))
 
-#if defined(__clang__)
+/* what a sanitizer adds to every access makes unrolled loops take minutes to
+ * compile */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define UNROLL
+#endif
+#endif
+
+#if defined(UNROLL)
+#elif defined(__clang__)
 #define UNROLL  _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL  _Pragma("GCC unroll 16")
