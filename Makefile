@@ -26,7 +26,7 @@ UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 
 .PHONY: help engine module unit-build unit sanitize fuzz test-nginx clang deps-build deps-demo \
-        deps-test demo demo-stop test install \
+        deps-test demo demo-stop test test-nginx test-live test-full install \
         tokenizers clean
 
 help:
@@ -154,6 +154,20 @@ demo: deps-demo
 #: make demo-stop     stop what make demo started
 demo-stop:
 	@tools/demo.sh stop
+
+#: make test-nginx    Test::Nginx suites on Debian's nginx, 1.26 and 1.30
+SUITES ?= system trixie sid
+
+test-nginx: engine module $(BUILD)/t/moe-puppet
+	@tools/test-suites.sh $(SUITES)
+
+#: make test-live     streams under reload, upgrade, slow clients, kills
+test-live: engine module $(BUILD)/t/moe-puppet
+	@tools/test-nginx.sh system $(sort $(wildcard t/live-*.t))
+
+#: make test-full     make test, and the suites in all modes
+test-full: test
+	@tools/test-suites.sh -f $(SUITES)
 
 #: make test          all tests of a quarter of an hour
 test: deps-test

@@ -140,6 +140,7 @@ error.param = null
 
 
 === TEST 13: GET where POST is meant
+--- early
 --- request eval
 ["GET /v1/chat/completions", "GET /v1/completions", "GET /tokenize",
  "GET /detokenize", "PUT /v1/chat/completions\n{}", "DELETE /tokenize",
@@ -154,6 +155,7 @@ error.param = null
 
 
 === TEST 14: POST where GET is meant
+--- early
 --- request eval
 ["POST /v1/models\n{}", "POST /v1/models/demo\n{}", "POST /health\n{}",
  "DELETE /v1/models/demo"]
@@ -272,6 +274,7 @@ access forbidden by rule
 
 
 === TEST 24: a body with GET is read and forgotten
+--- no_http2
 --- request eval
 "GET /v1/models\n" . "x" x 30000
 --- json

@@ -84,6 +84,7 @@ error.code = "invalid_json"
 
 
 === TEST 8: chunked
+--- no_http2
 --- more_headers
 Transfer-Encoding: chunked
 --- request eval
@@ -165,6 +166,7 @@ location /file/ {
 
 
 === TEST 14: larger than client_max_body_size
+--- early
 --- config
 location / { client_max_body_size 1k; moe_pass engine; }
 --- request eval

@@ -13,6 +13,7 @@ run_tests();
 __DATA__
 
 === TEST 1: headers
+--- no_http2
 --- fields
 "stream":true,"max_tokens":2
 --- response_headers

@@ -47,6 +47,7 @@ usage.completion_tokens = 7
 
 
 === TEST 4: text and its ids are the same prompt
+--- no_http2
 --- request eval
 ["POST /tokenize\n{\"prompt\":\"Once upon a time\"}",
  "POST /v1/completions\n{\"prompt\":\"Once upon a time\",\"temperature\":0,\"max_tokens\":20}"]

@@ -45,6 +45,7 @@ tokens = [0,3,1099]
 
 
 === TEST 5: there and back
+--- no_http2
 --- request eval
 ["POST /tokenize\n{\"prompt\":\"Der \xc3\x84rger, \xe6\x97\xa5\xe6\x9c\xac \xf0\x9f\x98\x80 and   code();\\n\\tx\",\"add_special_tokens\":false}"]
 --- json eval
@@ -87,6 +88,7 @@ prompt = ""
 
 
 === TEST 9: half a character is U+FFFD
+--- no_http2
 --- request eval
 ["POST /tokenize\n{\"prompt\":\"\xf0\x9f\xa6\x84\",\"add_special_tokens\":false}"]
 --- json eval

@@ -73,14 +73,14 @@ location = /status { moe_status; }
 --- json eval
 ["object exists", "nginx.version ~ ^\\d+\\.\\d+\\.\\d+\$
 nginx.pid > 1
-nginx.requests = 1
+fresh: nginx.requests = 1
 nginx.active = 0
-nginx.finished = 1
-nginx.failed = 0
-nginx.completion_tokens = 5
-nginx.lanes = 1
-nginx.violations = 0
-nginx.ttft_seconds.count = 1
+fresh: nginx.finished = 1
+fresh: nginx.failed = 0
+fresh: nginx.completion_tokens = 5
+fresh: nginx.lanes = 1
+fresh: nginx.violations = 0
+fresh: nginx.ttft_seconds.count = 1
 engines # 1
 engines.0.up = true
 engines.0.engine ~ ^unix:
@@ -114,12 +114,12 @@ location = /status { moe_status json; }
 [200, 400, 500, 200]
 --- json eval
 ["object exists", "error exists", "error exists",
- "nginx.requests = 3
-nginx.finished = 1
-nginx.refused = 1
-nginx.failed = 1
+ "fresh: nginx.requests = 3
+fresh: nginx.finished = 1
+fresh: nginx.refused = 1
+fresh: nginx.failed = 1
 nginx.active = 0
-nginx.completion_tokens = 4
+fresh: nginx.completion_tokens = 4
 engines.0.models = [\"red\",\"blue\"]"]
 
 
@@ -133,7 +133,7 @@ location = /status { moe_status json; }
 --- error_code eval
 [503, 200]
 --- json eval
-["error exists", "nginx.cancelled = 1\nnginx.active = 0"]
+["error exists", "fresh: nginx.cancelled = 1\nnginx.active = 0"]
 
 
 
@@ -182,10 +182,10 @@ location = /metrics { moe_status prometheus; }
 --- check eval
 [sub {}, sub { my ($d, $text) = @_;
     my $seen = ::prometheus($text);
-    Test::More::like($text, qr/^moe_requests_total 1$/m, 'a counter');
+    Test::More::like($text, qr/^moe_requests_total [1-9]\d*$/m, 'a counter');
     Test::More::like($text, qr/^moe_active 0$/m, 'a gauge');
     Test::More::like($text, qr/^moe_engine_up\{engine="unix:[^"]+"\} 1$/m, 'an engine');
-    Test::More::like($text, qr/^moe_ttft_seconds_bucket\{le="\+Inf"\} 1$/m, 'a histogram');
+    Test::More::like($text, qr/^moe_ttft_seconds_bucket\{le="\+Inf"\} [1-9]\d*$/m, 'a histogram');
     Test::More::like($text, qr/^moe_engine_itl_seconds_count\{engine="unix:[^"]+"\} \d+$/m, 'an engine\'s');
     for (@::own) { Test::More::ok($seen->{"moe_$_"} || $seen->{"moe_${_}_total"}, $_); } }]
 
@@ -254,4 +254,4 @@ location = /status { moe_status; }
 GET /status
 --- json
 engines # 0
-nginx.requests = 0
+fresh: nginx.requests = 0

@@ -50,6 +50,7 @@ location / { limit_conn c 1; moe_pass unix:$TEST_NGINX_A_SOCK; }
 
 
 === TEST 4: limit_req
+--- early
 --- http_config
 limit_req_zone $server_name zone=r:64k rate=1r/m;
 --- config
@@ -63,6 +64,7 @@ location / { limit_req zone=r; moe_pass unix:$TEST_NGINX_A_SOCK; }
 
 
 === TEST 5: moe_early_body: a limit by the model that is named
+--- early
 --- http_config
 limit_req_zone $moe_model zone=m:64k rate=1r/m;
 --- config
@@ -150,6 +152,7 @@ choices.0.text = "abab"
 
 
 === TEST 11: auth_request keeps out
+--- early
 --- config
 location / { auth_request /auth; moe_pass unix:$TEST_NGINX_A_SOCK; }
 location = /auth { internal; return 401; }
@@ -265,7 +268,7 @@ location = /status { moe_status; }
 --- request eval
 ["POST /v1/completions\n$::one", "GET /status"]
 --- json eval
-["choices.0.text = \"abab\"", "nginx.requests = 2\nnginx.finished = 2\nnginx.active = 0"]
+["choices.0.text = \"abab\"", "fresh: nginx.requests = 2\nfresh: nginx.finished = 2\nnginx.active = 0"]
 --- wait: 0.3
 
 
@@ -354,6 +357,7 @@ choices.0.text = "abab"
 
 
 === TEST 26: satisfy any, allow, deny
+--- early
 --- config
 location / { allow 127.0.0.1; deny all; moe_pass unix:$TEST_NGINX_A_SOCK; }
 location /closed/ { deny all; moe_pass unix:$TEST_NGINX_A_SOCK; }
@@ -426,6 +430,7 @@ object exists
 
 
 === TEST 32: satisfy: lingering close after an error while the body comes
+--- early
 --- config
 location / { deny all; moe_pass engine; }
 --- request eval

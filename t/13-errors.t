@@ -18,6 +18,7 @@ run_tests();
 __DATA__
 
 === TEST 1: 401
+--- early
 --- config
 location / { auth_basic x; auth_basic_user_file /dev/null; moe_pass engine; }
 --- fields
@@ -35,6 +36,7 @@ error.message ~ .
 
 
 === TEST 2: 403
+--- early
 --- config
 location / { deny all; moe_pass engine; }
 --- fields
@@ -50,6 +52,7 @@ access forbidden by rule
 
 
 === TEST 3: 413
+--- early
 --- config
 location / { client_max_body_size 100; moe_pass engine; }
 --- request eval
@@ -62,6 +65,7 @@ error.type = "invalid_request_error"
 
 
 === TEST 4: 429
+--- early
 --- http_config
 limit_req_zone $server_name zone=r:64k rate=1r/m;
 --- config
@@ -89,6 +93,7 @@ error.type = "server_error"
 
 
 === TEST 6: 503 by limit_conn's and limit_req's default
+--- early
 --- http_config
 limit_req_zone $server_name zone=r:64k rate=1r/m;
 --- config
@@ -166,6 +171,7 @@ location / { moe_pass engine; }
 
 
 === TEST 12: every page of the file is JSON
+--- early
 --- config
 location = /s { return 200; }
 location / { moe_pass engine; }
