@@ -265,6 +265,8 @@ typedef struct {
     moe_task_t          *todo;
     moe_task_t         **todo_end;
     moe_task_t          *done;
+    int                  busy;
+    int                  hold;
     int                  stop;
     int                  running;
 } moe_prepare_t;
@@ -391,6 +393,13 @@ void moe_prompt_make(moe_task_t *t);
 
 int moe_prepare_start(moe_front_t *f, moe_err_t *err);
 void moe_prepare_stop(moe_front_t *f);
+
+/*
+ * For a fork: 0, and the thread holds no lock of any library's until the
+ * release; -1: it is busy, and begins nothing new before that was tried again.
+ */
+int moe_prepare_hold(moe_front_t *f);
+void moe_prepare_release(moe_front_t *f);
 
 /* Makes the task's prompt, now or later, and calls moe_task_prepared(). */
 void moe_prepare(moe_task_t *t);

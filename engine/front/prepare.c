@@ -38,7 +38,7 @@ moe_prepare_thread(void *arg)
 
     for ( ;; ) {
 
-        while (p->todo == NULL && !p->stop) {
+        while ((p->todo == NULL || p->hold) && !p->stop) {
             pthread_cond_wait(&p->cond, &p->mutex);
         }
 
@@ -53,11 +53,13 @@ moe_prepare_thread(void *arg)
             p->todo_end = &p->todo;
         }
 
+        p->busy = 1;
         pthread_mutex_unlock(&p->mutex);
 
         moe_prompt_make(t);
 
         pthread_mutex_lock(&p->mutex);
+        p->busy = 0;
 
         t->prep_next = p->done;
         p->done = t;
@@ -128,6 +130,44 @@ moe_prepare(moe_task_t *t)
     p->todo_end = &t->prep_next;
     pthread_cond_signal(&p->cond);
     pthread_mutex_unlock(&p->mutex);
+}
+
+
+int
+moe_prepare_hold(moe_front_t *f)
+{
+    moe_prepare_t  *p;
+
+    p = &f->prepare;
+
+    if (!p->running) {
+        return 0;
+    }
+
+    pthread_mutex_lock(&p->mutex);
+    p->hold = 1;
+
+    if (p->busy) {
+        pthread_mutex_unlock(&p->mutex);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+void
+moe_prepare_release(moe_front_t *f)
+{
+    moe_prepare_t  *p;
+
+    p = &f->prepare;
+
+    if (p->running) {
+        p->hold = 0;
+        pthread_cond_signal(&p->cond);
+        pthread_mutex_unlock(&p->mutex);
+    }
 }
 
 

@@ -473,6 +473,11 @@ moe_proc_start(moe_proc_t *p)
     moe_front_t  *f;
 
     f = p->front;
+
+    if (moe_prepare_hold(f) == -1) {
+        return -1;
+    }
+
     p->start_us = f->now + MOE_SECOND;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET|SOCK_CLOEXEC|SOCK_NONBLOCK, 0,
@@ -480,6 +485,7 @@ moe_proc_start(moe_proc_t *p)
         == -1)
     {
         moe_log(MOE_LOG_ERROR, "socketpair() failed: %s", strerror(errno));
+        moe_prepare_release(f);
         return -1;
     }
 
@@ -489,6 +495,7 @@ moe_proc_start(moe_proc_t *p)
         moe_proc_child(p, fds[1]);
     }
 
+    moe_prepare_release(f);
     close(fds[1]);
 
     if (p->pid == -1) {

@@ -297,9 +297,7 @@ moe_front_open(moe_front_t *f, const moe_serve_options_t *o, moe_err_t *err)
         return -1;
     }
 
-    if (moe_listen(f, o, err) == -1 || moe_front_signals(f, err) == -1
-        || moe_prepare_start(f, err) == -1)
-    {
+    if (moe_listen(f, o, err) == -1 || moe_front_signals(f, err) == -1) {
         return -1;
     }
 
@@ -313,7 +311,11 @@ moe_front_open(moe_front_t *f, const moe_serve_options_t *o, moe_err_t *err)
     moe_log(MOE_LOG_NOTICE, "listening socket=%s model=%s dir=%s", o->socket,
             f->text.names[0], o->rank.model_dir);
 
-    return moe_ranks_start(f, err);
+    if (moe_ranks_start(f, err) == -1) {
+        return -1;
+    }
+
+    return moe_prepare_start(f, err);
 }
 
 
