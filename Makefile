@@ -25,9 +25,9 @@ TSAN_UNITS = test_jobq test_kernels test_attention test_rank
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 
-.PHONY: help engine module unit-build unit sanitize fuzz test-nginx clang deps-build deps-demo \
-        deps-test demo demo-stop test test-nginx test-live test-full install \
-        tokenizers clean
+.PHONY: help engine module unit-build unit sanitize fuzz clang deps-build \
+        deps-demo deps-test demo demo-stop test test-nginx test-live \
+        test-full install tokenizers clean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
@@ -128,16 +128,6 @@ fuzz:
 	    SAN=address,undefined CFLAGS=-fsanitize=fuzzer-no-link
 	tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZERS)
 
-#: make test-nginx    Test::Nginx suites and live tests on Debian's nginx, the
-#:                    suites on newer ones too
-test-nginx:
-	tools/test-nginx.sh -l system
-	@for s in trixie sid; do \
-	    tools/test-nginx.sh $$s; rc=$$?; \
-	    [ $$rc != 3 ] || echo "SKIPPED: the nginx of $$s cannot be had"; \
-	    [ $$rc = 0 ] || [ $$rc = 3 ] || exit $$rc; \
-	done
-
 #: make clang         everything once more with clang
 clang:
 	$(MAKE) -j$(J) engine module unit-build CC=clang BUILD=$(BUILD)/clang
@@ -172,7 +162,7 @@ test-full: test
 #: make test          all tests of a quarter of an hour
 test: deps-test
 	@$(MAKE) -j$(J) engine module unit-build
-	@$(MAKE) clang unit sanitize fuzz test-nginx
+	@$(MAKE) clang unit sanitize fuzz test-nginx test-live
 
 #: make bench-sse     what an SSE event costs, beside the bare ceiling
 bench-sse: module $(BUILD)/t/moe-puppet
