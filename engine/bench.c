@@ -68,7 +68,7 @@ static const char  moe_bench_help[] =
     "Measures the model in DIR on this machine: prompts of random tokens, all\n"
     "begun at once, in batches of 1, 2, 4 and so on.\n"
     "\n"
-    "  -m, --model DIR   Hugging Face directory\n"
+    "  -m, --model DIR   Hugging Face directory or GGUF file\n"
     "  --batch N         the largest batch (default: 16)\n"
     "  --prompt N        tokens of each prompt (default: 128)\n"
     "  --tokens N        tokens sampled for each (default: 64)\n"

@@ -164,9 +164,10 @@ inspect_usage(FILE *f)
 {
     fputs("usage: moe-engine inspect DIR [--ctx N] [--batch N]\n"
           "\n"
-          "Says what model is in DIR (config.json and safetensors), checks\n"
-          "every tensor, and counts the memory that BATCH sequences of CTX\n"
-          "tokens take (by default one sequence as long as the model allows).\n"
+          "Says what model is in DIR (config.json and safetensors, or a GGUF\n"
+          "file in its place), checks every tensor, and counts the memory\n"
+          "that BATCH sequences of CTX tokens take (by default one sequence as\n"
+          "long as the model allows).\n"
           "Exits with 1 where the engine cannot serve it.\n", f);
 }
 

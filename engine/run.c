@@ -89,7 +89,7 @@ static const char  moe_run_help[] =
     "output as it is made, everything else to standard error.\n"
     "\n"
     "  -m, --model DIR      Hugging Face directory: config.json,\n"
-    "                       safetensors, tokenizer.json\n"
+    "                       safetensors, tokenizer.json; or a GGUF file\n"
     "  -p, --prompt PROMPT  text to go on from, or with --chat a message to\n"
     "                       answer; \"-\" reads it from standard input\n"
     "  -n, --tokens N       at most N tokens (default: 256)\n"

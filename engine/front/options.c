@@ -69,7 +69,7 @@ static const char  moe_serve_help[] =
     "\n"
     "The model\n"
     "  -m, --model DIR        Hugging Face directory: config.json,\n"
-    "                         safetensors, tokenizer.json\n"
+    "                         safetensors, tokenizer.json; or a GGUF file\n"
     "  --model-name NAME      what clients call it (default: DIR's last\n"
     "                         name); more than one may be given, the first\n"
     "                         is meant where a request names none\n"

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "front/text.h"
+#include "model/gguf_text.h"
 
 
 #define MOE_TEXT_FILE_MAX  (64u << 20)
@@ -43,7 +44,7 @@ moe_text_read(const char *dir, const char *name, char **text, size_t *len,
     f = fopen(path, "rb");
 
     if (f == NULL) {
-        return errno == ENOENT ? 1
+        return errno == ENOENT || errno == ENOTDIR ? 1
                                : moe_err(err, "%s: %s", path, strerror(errno));
     }
 
@@ -250,6 +251,50 @@ moe_text_template(moe_text_t *t, const char *dir, const char *file,
 }
 
 
+/* the tokenizer, and the two files that are about it, or what says the same in
+ * a GGUF file */
+
+static int
+moe_text_files(moe_text_t *t, const char *dir, json_t **config, json_t **map,
+    moe_err_t *err)
+{
+    moe_gguf_t  *g;
+
+    *map = NULL;
+
+    if (moe_gguf_is(dir)) {
+        g = moe_gguf_open(dir, err);
+        if (g == NULL) {
+            return -1;
+        }
+
+        t->tokenizer = moe_gguf_tokenizer(g, err);
+        *config = t->tokenizer ? moe_gguf_tokenizer_config(g, err) : NULL;
+        moe_gguf_close(g);
+
+        return *config ? 0 : -1;
+    }
+
+    t->tokenizer = moe_tokenizer_load(dir, err);
+    if (t->tokenizer == NULL) {
+        return -1;
+    }
+
+    *config = moe_text_json(dir, "tokenizer_config.json", err);
+    if (*config == NULL && err->text[0]) {
+        return -1;
+    }
+
+    *map = moe_text_json(dir, "special_tokens_map.json", err);
+    if (*map == NULL && err->text[0]) {
+        json_decref(*config);
+        return -1;
+    }
+
+    return 0;
+}
+
+
 static int
 moe_text_tokenizer(moe_text_t *t, const char *dir, const char *template,
     moe_err_t *err)
@@ -258,19 +303,7 @@ moe_text_tokenizer(moe_text_t *t, const char *dir, const char *template,
     size_t   i;
     json_t  *config, *map;
 
-    t->tokenizer = moe_tokenizer_load(dir, err);
-    if (t->tokenizer == NULL) {
-        return -1;
-    }
-
-    config = moe_text_json(dir, "tokenizer_config.json", err);
-    if (config == NULL && err->text[0]) {
-        return -1;
-    }
-
-    map = moe_text_json(dir, "special_tokens_map.json", err);
-    if (map == NULL && err->text[0]) {
-        json_decref(config);
+    if (moe_text_files(t, dir, &config, &map, err) == -1) {
         return -1;
     }
 
@@ -324,6 +357,7 @@ static int
 moe_text_default_name(moe_text_t *t, const char *dir, moe_err_t *err)
 {
     char        path[PATH_MAX];
+    size_t      len;
     const char *base;
 
     if (t->nnames) {
@@ -336,6 +370,11 @@ moe_text_default_name(moe_text_t *t, const char *dir, moe_err_t *err)
 
     base = strrchr(path, '/');
     base = base && base[1] ? base + 1 : "model";
+    len = strlen(base);
+
+    if (len > 5 && strcmp(base + len - 5, ".gguf") == 0) {
+        path[base + len - 5 - path] = '\0';
+    }
 
     snprintf(t->names[0], MOE_MODEL_NAME_MAX, "%s", base);
     t->nnames = 1;
@@ -360,7 +399,8 @@ moe_text_load(moe_text_t *t, const char *dir, const char *template,
         return -1;
     }
 
-    snprintf(path, sizeof(path), "%s/config.json", dir);
+    snprintf(path, sizeof(path), "%s%s", dir,
+             moe_gguf_is(dir) ? "" : "/config.json");
 
     if (stat(path, &st) == 0) {
         t->created = (uint64_t) st.st_mtime;

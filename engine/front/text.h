@@ -38,7 +38,7 @@ typedef struct {
 
 
 /*
- * Reads the directory.  template: a file with the chat template to use
+ * Reads the directory, or a GGUF file.  template: a file with the chat template to use
  * instead of the directory's, or NULL.  context: at most so many tokens, 0:
  * the model's.  The name is the directory's last one unless names were set
  * before.  -1: err has the line and t needs no moe_text_free().

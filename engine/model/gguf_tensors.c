@@ -773,7 +773,7 @@ moe_gguf_tensors(moe_gguf_t *g, const moe_config_t *cfg, moe_err_t *err)
 {
     size_t                    i;
     tensors_t                *t;
-    moe_st_file_t             file;
+    moe_st_file_t             file = { 0 };
     const moe_gguf_tensor_t  *s;
 
     t = calloc(1, sizeof(tensors_t));

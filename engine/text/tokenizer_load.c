@@ -197,31 +197,47 @@ load_clean(moe_err_t *err)
 }
 
 
-moe_tokenizer_t *
-moe_tokenizer_build(json_t *root, json_t *config, json_t *map, moe_err_t *err)
+static moe_tokenizer_t *
+load_build(moe_tok_load_t *l, json_t *root, json_t *config, json_t *map)
 {
-    moe_tok_load_t  l = { 0 };
+    l->file = "tokenizer.json";
+    l->t = calloc(1, sizeof(moe_tokenizer_t));
 
-    l.err = err;
-    l.file = "tokenizer.json";
-    l.t = calloc(1, sizeof(moe_tokenizer_t));
-
-    if (l.t == NULL) {
-        moe_err(err, "%s: out of memory", l.file);
+    if (l->t == NULL) {
+        moe_err(l->err, "%s: out of memory", l->file);
         return NULL;
     }
 
-    if (load_all(&l, root, config, map) == -1) {
-        load_clean(err);
-        moe_tokenizer_free(l.t);
-        l.t = NULL;
+    if (load_all(l, root, config, map) == -1) {
+        load_clean(l->err);
+        moe_tokenizer_free(l->t);
+        l->t = NULL;
     }
 
-    moe_textbuf_free(&l.normal);
-    free(l.normal_at);
-    free(l.normal_len);
+    moe_textbuf_free(&l->normal);
+    free(l->normal_at);
+    free(l->normal_len);
 
-    return l.t;
+    return l->t;
+}
+
+
+moe_tokenizer_t *
+moe_tokenizer_build(json_t *root, json_t *config, json_t *map, moe_err_t *err)
+{
+    moe_tok_load_t  l = { .err = err };
+
+    return load_build(&l, root, config, map);
+}
+
+
+moe_tokenizer_t *
+moe_tokenizer_build_scored(json_t *root, json_t *config, const float *scores,
+    size_t nscores, moe_err_t *err)
+{
+    moe_tok_load_t  l = { .err = err, .scores = scores, .nscores = nscores };
+
+    return load_build(&l, root, config, NULL);
 }
 
 

@@ -37,6 +37,8 @@ typedef struct {
     moe_textbuf_t       normal;         /* texts that normalizing changed */
     uint32_t           *normal_at;      /* by id: where one ends there, or 0 */
     uint16_t           *normal_len;
+    const float        *scores;         /* by id, or NULL: model.merges */
+    size_t              nscores;
     unsigned            has_fuse:1;
     unsigned            has_strip:1;
     unsigned            has_template:1;
@@ -50,6 +52,13 @@ typedef struct {
 moe_tokenizer_t *moe_tokenizer_build(json_t *root, json_t *config,
     json_t *map, moe_err_t *err);
 
+/*
+ * The same of a vocabulary without merges, but with a score for each id, by
+ * which neighbours merge as in SentencePiece; NaN: the token takes no part.
+ */
+moe_tokenizer_t *moe_tokenizer_build_scored(json_t *root, json_t *config,
+    const float *scores, size_t nscores, moe_err_t *err);
+
 /* tokenizer.json's "normalizer", "pre_tokenizer", "decoder"; NULL is null */
 int moe_tok_load_normalizer(moe_tok_load_t *l, json_t *step, int depth);
 int moe_tok_load_pretok(moe_tok_load_t *l, json_t *step, int depth);
@@ -60,6 +69,7 @@ int moe_tok_load_post(moe_tok_load_t *l, json_t *step, int depth);
 
 /* "model"; what the pre-tokenizer is must be known by then */
 int moe_tok_load_model(moe_tok_load_t *l, json_t *model);
+int moe_tok_load_scores(moe_tok_load_t *l);
 
 /* "added_tokens", behind the model; then the bytes of every token */
 int moe_tok_load_added(moe_tok_load_t *l, json_t *list);

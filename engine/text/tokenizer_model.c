@@ -295,6 +295,10 @@ load_merges(moe_tok_load_t *l, json_t *model)
     json_t   *merges;
     uint32_t  rank = 0;
 
+    if (l->scores != NULL) {
+        return moe_tok_load_scores(l);
+    }
+
     merges = moe_tok_get(model, "merges");
     n = json_array_size(merges);
 
