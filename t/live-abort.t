@@ -194,8 +194,8 @@ for my $over ([ 'h2c', \&plain ], [ 'h2 over TLS', \&tls ]) {
     $h = H2->new($connect->());
     $h->post(1, "/v1/completions?eof$id",
              { prompt => 'tokens=1000 delay=20', stream => \1 });
-    CORE::close $h->{sock};
-    like($s->log_line(qr/\?eof$id/), qr/^(?:200|499)\|cancelled/,
+    CORE::shutdown $h->{sock}, 1;
+    like($s->log_line(qr/\?eof$id/), qr/^(?:200\|cancelled|499\|(?:cancelled|-))\|/,
          "$how: EOF with the request");
 }
 

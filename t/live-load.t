@@ -78,6 +78,7 @@ like($s->get('/health'), qr/^HTTP\S+ 200/, 'health');
 my $c = $s->post('/tokenize', { prompt => 'Once upon a time' });
 $c->rest;
 is($c->status, 200, 'tokenize');
+$c->close;
 note sprintf 'in %.2f s', time - $t;
 
 is(Live::gather(90, @clients), 200, 'two hundred requests end');
@@ -95,8 +96,8 @@ my ($st, $log, %sum);
 ok(Live::await(sub {
        $st = $s->status;
        $log = $s->slurp('access.log');
-       my $n = () = $log =~ /\?(?:alone|crowd)/g;
-       return $n == 220 && $st->{nginx}{active} == 0
+       my $n = () = $log =~ /\?(?:alone|crowd)|tokenize/g;
+       return $n == 221 && $st->{nginx}{active} == 0
               && $st->{engines}[0]{running} == 0
               && $st->{engines}[0]{finished} >= 220;
    }, 10), 'all are logged and done');
