@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "bench.h"
+#include "compare.h"
 #include "inspect.h"
 #include "main.h"
 #include "quantize.h"
@@ -26,6 +27,8 @@ static const moe_command_t  moe_commands[] = {
       "say what is in a model directory, and whether it will fit" },
     { "quantize", moe_quantize_main,
       "write a model with packed weights, int8 or int4" },
+    { "compare", moe_compare_main,
+      "how far quantized models are from their source" },
     { "bench", moe_bench_main,
       "how fast a model runs here" }
 };

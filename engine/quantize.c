@@ -44,8 +44,8 @@ static const char  help[] =
     "\n"
     "  -m, --model DIR      Hugging Face directory\n"
     "  -o, --output OUT     directory to be written\n"
-    "  --format NAME        int8, or int4: experts in 4 bits, attention and\n"
-    "                       head in 8 (default: int8)\n"
+    "  --format NAME        int8, or int4: routed experts in 4 bits, what every\n"
+    "                       token passes in 8 (default: int8)\n"
     "  --set PATTERN=NAME   tensors whose name matches: int8, int4, bf16, f32\n"
     "                       or keep; may be given often, the last counts\n"
     "  --threads N          computing threads (default: all cores)\n"
@@ -53,7 +53,7 @@ static const char  help[] =
     "  --verify FILE        reads a model.moeq and compares its checksums\n"
     "\n"
     "Router, norms, embedding and kv_b are never packed.  For example:\n"
-    "  --format int4 --set '*.shared_experts.*=int8'\n";
+    "  --format int4 --set '*.shared_experts.*=int4'\n";
 
 static const struct option  longs[] = {
     { "model", required_argument, NULL, 'm' },
