@@ -42,11 +42,11 @@ typedef struct {
 
 static const char  moe_supervise_help[] =
     "usage: moe-engine supervise --socket PATH [--lock-fd N]\n"
-    "           [--grace SECONDS] -- SERVE-OPTIONS\n"
+    "           [--grace SECONDS] -- OPTIONS\n"
     "\n"
-    "Runs \"moe-engine serve --socket PATH --idle-exit SECONDS SERVE-OPTIONS\"\n"
-    "and starts it again when it ends, after 0.1 s at first and up to 10 s\n"
-    "when it keeps ending.  It is what nginx starts for a moe_engine block; a\n"
+    "Runs \"moe-engine serve --socket PATH --idle-exit SECONDS OPTIONS\" and\n"
+    "starts it again when it ends, after 0.1 s at first and up to 10 s when\n"
+    "it keeps ending.  It is what nginx starts for a moe_engine block; a\n"
     "service manager does not need it.\n"
     "\n"
     "  --lock-fd N      a descriptor with the lock that says who supervises;\n"
@@ -55,7 +55,8 @@ static const char  moe_supervise_help[] =
     "  --grace SECONDS  it ends when no worker of nginx has been connected\n"
     "                   for so long (default: 10)\n"
     "\n"
-    "SIGTERM or SIGINT stops serve, which finishes what runs, and then this.\n";
+    "SIGTERM or SIGINT stops serve, which finishes what runs, and then\n"
+    "this.\n";
 
 
 static const struct option  moe_supervise_long[] = {

@@ -1,9 +1,10 @@
 /*
  * front: the engine's parent process, from within.
  *
- * One process, one loop, and a thread for long prompts.  Every turn it takes what workers and
- * ranks sent, hands waiting choices to ranks, writes what workers have room
- * for, and sleeps unless a peer has more.  It computes nothing but text.
+ * One process, one loop, and a thread for long prompts.  Every turn the loop
+ * takes what workers and ranks sent, hands waiting choices to ranks, writes
+ * what workers have room for, and sleeps unless a peer has more.  It computes
+ * nothing but text.
  *
  *     worker --- job ---> task: prompts, choices, queue
  *                           choice ---> slot of a rank: one job of ids
@@ -258,7 +259,7 @@ struct moe_proc_s {
 
 /* the thread of prepare.c; todo and done are under the mutex */
 typedef struct {
-    moe_watch_t          watch;              /* an eventfd: something is done */
+    moe_watch_t          watch;              /* an eventfd: there is done */
     pthread_t            thread;
     pthread_mutex_t      mutex;
     pthread_cond_t       cond;

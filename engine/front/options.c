@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <getopt.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,9 +64,9 @@ static const struct option  moe_serve_long[] = {
 static const char  moe_serve_help[] =
     "usage: moe-engine serve -m DIR --socket PATH [options]\n"
     "\n"
-    "Serves the model in DIR to nginx workers that connect to the Unix socket\n"
-    "at PATH (moe_pass unix:PATH).  It stays in the foreground, logs one line\n"
-    "an event on standard error and never listens on a network.\n"
+    "Serves the model in DIR to nginx workers that connect to the Unix\n"
+    "socket at PATH (moe_pass unix:PATH).  It stays in the foreground, logs\n"
+    "one line an event on standard error and never listens on a network.\n"
     "\n"
     "The model\n"
     "  -m, --model DIR        Hugging Face directory: config.json,\n"
@@ -74,8 +75,8 @@ static const char  moe_serve_help[] =
     "                         name); more than one may be given, the first\n"
     "                         is meant where a request names none\n"
     "  --chat-template FILE   Jinja template instead of the model's own\n"
-    "  --context N            at most N tokens of prompt and answer (default:\n"
-    "                         the model's)\n"
+    "  --context N            at most N tokens of prompt and answer\n"
+    "                         (default: the model's)\n"
     "\n"
     "The socket\n"
     "  --socket PATH          where to listen; what a dead engine left there\n"
@@ -85,12 +86,13 @@ static const char  moe_serve_help[] =
     "\n"
     "Computing\n"
     "  --ranks N              processes that compute (default: 1)\n"
-    "  --threads N            threads of each (default: all cores)\n"
+    "  --threads N            threads of each (default: the cores, shared\n"
+    "                         among the ranks)\n"
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
     "  --step-tokens N        rows in a step (default: 512)\n"
     "  --prefill-chunk N      rows of one prompt in a step (default: 256)\n"
-    "  --kv-memory SIZE       for the KV cache of one rank, as in 800m or 16g\n"
-    "                         (default: from the machine's memory)\n"
+    "  --kv-memory SIZE       for the KV cache of one rank, as in 800m or\n"
+    "                         16g (default: from the machine's memory)\n"
     "  --kv-format FORMAT     f32 or bf16 (default: f32)\n"
     "  --kernels NAME         plain, avx2 or avx512 (default: the fastest)\n"
     "\n"
@@ -329,7 +331,8 @@ static int
 moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
     moe_err_t *err)
 {
-    int  c, index;
+    int        c, index;
+    cpu_set_t  cpus;
 
     memset(o, 0, sizeof(moe_serve_options_t));
 
@@ -380,6 +383,13 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
 
     if (o->socket == NULL) {
         return moe_err(err, "--socket PATH is needed: where to listen");
+    }
+
+    if (o->rank.threads == 0 && o->rank.nranks > 1
+        && sched_getaffinity(0, sizeof(cpus), &cpus) == 0)
+    {
+        o->rank.threads = (uint32_t) CPU_COUNT(&cpus) / o->rank.nranks;
+        o->rank.threads += (o->rank.threads == 0);
     }
 
     return 0;
