@@ -22,6 +22,10 @@
 #define NGX_HTTP_MOE_IDLE         60000     /* no reconnect after that */
 #define NGX_HTTP_MOE_BACKLOG      20        /* wait when it is full */
 
+/* of a job and its owner: what an event touches */
+
+#define NGX_HTTP_MOE_NEAR         576
+
 
 static void ngx_http_moe_lane_open(ngx_http_moe_lane_t *lane);
 static ngx_int_t ngx_http_moe_lane_try(ngx_http_moe_lane_t *lane);
@@ -44,6 +48,7 @@ static void ngx_http_moe_lane_close(ngx_http_moe_lane_t *lane,
     ngx_uint_t level, const char *why);
 static void ngx_http_moe_lane_down(ngx_http_moe_lane_t *lane,
     const char *why);
+static void ngx_http_moe_lane_prefetch(ngx_queue_t *q);
 static void ngx_http_moe_lane_wakeups(void);
 static ngx_int_t ngx_http_moe_slot_get(ngx_http_moe_lane_t *lane,
     ngx_http_moe_job_t *job);
@@ -536,6 +541,13 @@ ngx_http_moe_lane_frame(ngx_http_moe_lane_t *lane, moe_frame_t *f,
     job = slot->job;
     rc = NGX_OK;
 
+    /* an engine goes over its jobs in some order, most often in this */
+
+    if (f->slot + 2 < lane->nslots && lane->slots[f->slot + 2].job) {
+        ngx_http_moe_prefetch_area(lane->slots[f->slot + 2].job,
+                                   NGX_HTTP_MOE_NEAR);
+    }
+
     if (f->type == MOE_FRAME_END) {
         if (job) {
             job->live = 0;
@@ -572,6 +584,33 @@ ngx_http_moe_lane_dirty(ngx_http_moe_job_t *job)
 }
 
 
+/* of the jobs that come after q */
+
+static void
+ngx_http_moe_lane_prefetch(ngx_queue_t *q)
+{
+    ngx_uint_t           i;
+    ngx_http_moe_job_t  *job;
+
+    for (i = 0; i < 3; i++) {
+        q = ngx_queue_next(q);
+
+        if (q == ngx_queue_sentinel(&ngx_http_moe_lane_dirty_queue)) {
+            return;
+        }
+
+        job = ngx_queue_data(q, ngx_http_moe_job_t, dirty);
+
+        if (i == 2) {
+            ngx_http_moe_prefetch_area(job, NGX_HTTP_MOE_NEAR);
+
+        } else if (job->ops->prefetch) {
+            job->ops->prefetch(job, i);
+        }
+    }
+}
+
+
 /* a wake-up may end requests and so take other jobs out of the queue */
 
 static void
@@ -583,6 +622,8 @@ ngx_http_moe_lane_wakeups(void)
     while (!ngx_queue_empty(&ngx_http_moe_lane_dirty_queue)) {
         q = ngx_queue_head(&ngx_http_moe_lane_dirty_queue);
         job = ngx_queue_data(q, ngx_http_moe_job_t, dirty);
+
+        ngx_http_moe_lane_prefetch(q);
 
         ngx_queue_remove(q);
         job->is_dirty = 0;

@@ -49,6 +49,8 @@ static ngx_int_t ngx_http_moe_stream_end(ngx_http_moe_ctx_t *ctx,
 static void ngx_http_moe_stream_down(ngx_http_moe_job_t *job,
     const char *why);
 static void ngx_http_moe_stream_wakeup(ngx_http_moe_job_t *job);
+static void ngx_http_moe_stream_prefetch(ngx_http_moe_job_t *job,
+    ngx_uint_t far);
 static void ngx_http_moe_stream_process(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_ended(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_release(ngx_http_moe_ctx_t *ctx);
@@ -64,7 +66,8 @@ static void ngx_http_moe_stream_cleanup(void *data);
 ngx_http_moe_job_ops_t  ngx_http_moe_stream_ops = {
     ngx_http_moe_stream_down,
     ngx_http_moe_stream_event,
-    ngx_http_moe_stream_wakeup
+    ngx_http_moe_stream_wakeup,
+    ngx_http_moe_stream_prefetch
 };
 
 
@@ -750,6 +753,37 @@ ngx_http_moe_stream_down(ngx_http_moe_job_t *job, const char *why)
     if (ctx->state != NGX_HTTP_MOE_CONNECTING) {
         ctx->state = NGX_HTTP_MOE_ENDED;
         ctx->finish = ctx->aborted ? MOE_FINISH_CANCELLED : MOE_FINISH_ERROR;
+    }
+}
+
+
+static void
+ngx_http_moe_stream_prefetch(ngx_http_moe_job_t *job, ngx_uint_t far)
+{
+    ngx_http_moe_ctx_t  *ctx;
+    ngx_http_request_t  *r;
+
+    ctx = (ngx_http_moe_ctx_t *)
+              ((u_char *) job - offsetof(ngx_http_moe_ctx_t, job));
+    r = ctx->request;
+
+    if (far) {
+        ngx_http_moe_prefetch_area(r, sizeof(ngx_http_request_t));
+
+        if (ctx->api.choices) {
+            ngx_http_moe_prefetch_area(ctx->api.choices,
+                                       sizeof(ngx_http_moe_choice_t));
+        }
+
+        return;
+    }
+
+    ngx_http_moe_prefetch_area(r->connection, sizeof(ngx_connection_t));
+    ngx_http_moe_prefetch_area(r->ctx, ngx_http_max_module * sizeof(void *));
+    ngx_http_moe_prefetch(r->pool);
+
+    if (ctx->api.choices) {
+        ngx_http_moe_prefetch(ctx->api.choices->text.data);
     }
 }
 

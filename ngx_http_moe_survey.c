@@ -43,7 +43,8 @@ static void ngx_http_moe_survey_cleanup(void *data);
 static ngx_http_moe_job_ops_t  ngx_http_moe_survey_ops = {
     ngx_http_moe_survey_down,
     ngx_http_moe_survey_event,
-    ngx_http_moe_survey_wakeup
+    ngx_http_moe_survey_wakeup,
+    NULL
 };
 
 
