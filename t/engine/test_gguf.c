@@ -272,6 +272,7 @@ test_mixed(void **state)
 
     (void) state;
 
+    w = NULL;
     sums = json_load_file(GOLDEN "mixed.json", 0, NULL);
     assert_non_null(sums);
 
