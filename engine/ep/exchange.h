@@ -22,6 +22,7 @@
 #define MOE_EXCHANGE_H
 
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -52,7 +53,9 @@ typedef struct {
     const float              *rows;     /* [nrows][hidden] */
     float                    *out;      /* [nrows][hidden], to be filled in */
     uint32_t                  nexperts;
-    const moe_expert_rows_t  *experts;  /* [nexperts] with rows, ascending */
+    const moe_expert_rows_t  *experts;  /* [nexperts] with rows; first
+                                         * ascends, an expert with two
+                                         * replicas here is in it twice */
 } moe_expert_work_t;
 
 /* memory of the exchange, good until the next dispatch */
@@ -81,11 +84,13 @@ typedef struct {
 struct moe_exchange_s {
     const moe_exchange_ops_t  *ops;
     moe_row_format_e           format;
+    uint32_t                   nranks;  /* most that rows may come from */
 };
 
 typedef struct {
     uint32_t          max_rows;     /* of this rank in a step */
     uint32_t          hidden;
+    uint32_t          n_layers;     /* dense ones are counted too */
     uint32_t          n_experts;
     uint32_t          top_k;
     moe_row_format_e  format;
@@ -102,6 +107,14 @@ const char *moe_row_format_name(moe_row_format_e format);
 /* values as the format keeps them: to[n] = from[n] */
 void moe_row_format_apply(moe_row_format_e format, float *to,
     const float *from, uint32_t n);
+
+/* bytes of n values as they cross the boundary; packing and unpacking them is
+ * what applying the format gives */
+size_t moe_row_format_bytes(moe_row_format_e format, uint32_t n);
+void moe_row_format_pack(moe_row_format_e format, void *to,
+    const float *from, uint32_t n);
+void moe_row_format_unpack(moe_row_format_e format, float *to,
+    const void *from, uint32_t n);
 
 
 #endif /* MOE_EXCHANGE_H */

@@ -74,6 +74,7 @@ moe_exchange_local(const moe_exchange_shape_t *shape, moe_err_t *err)
 
     l->base.ops = &local_ops;
     l->base.format = shape->format;
+    l->base.nranks = 1;
     l->shape = *shape;
     l->bytes = slots * shape->hidden * sizeof(float);
 

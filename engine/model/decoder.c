@@ -3,6 +3,7 @@
  */
 
 #include <string.h>
+#include <time.h>
 
 #include "model/decoder.h"
 #include "model/rope.h"
@@ -26,12 +27,27 @@ norm(moe_model_t *m, const float *w)
 }
 
 
+uint64_t
+moe_decoder_deadline(const moe_model_t *m)
+{
+    struct timespec  ts;
+
+    if (m->exchange_ms == 0) {
+        return UINT64_MAX;
+    }
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000
+           + m->exchange_ms;
+}
+
+
 int
 moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
     moe_err_t *err)
 {
     uint32_t         l;
-    uint64_t         late;
     moe_step_mem_t  *mem;
 
     mem = &m->mem;
@@ -39,8 +55,8 @@ moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
     place_rows(m, b);
 
     if (m->exchange != NULL
-        && m->exchange->ops->begin(m->exchange, b->nrows, UINT64_MAX, &late,
-                                   err)
+        && m->exchange->ops->begin(m->exchange, b->nrows,
+                                   moe_decoder_deadline(m), &m->late, err)
            != MOE_EXCHANGE_OK)
     {
         return -1;

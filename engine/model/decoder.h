@@ -103,7 +103,9 @@ struct moe_model_s {
     const moe_kernels_t  *kernels;
     moe_kctx_t            kctx;
     moe_kv_mem_t          kv;
-    moe_exchange_t       *exchange;
+    moe_exchange_t       *exchange;     /* NULL: no experts */
+    moe_row_format_e      row_format;
+    uint32_t              exchange_ms;
 
     moe_matrix_t          embed;
     moe_matrix_t          head;
@@ -119,6 +121,7 @@ struct moe_model_s {
     /* of the step */
     uint32_t              nrows;    /* left in it */
     uint32_t              nspans;
+    uint64_t              late;
 
     uint8_t               fingerprint[32];
 };
@@ -129,6 +132,9 @@ int moe_decoder_bind(moe_model_t *m, moe_err_t *err);
 
 /* memory of a step for max_rows; freed with munmap(base, bytes) */
 int moe_decoder_memory(moe_model_t *m, moe_err_t *err);
+
+/* when to give up waiting for other ranks, for the exchange */
+uint64_t moe_decoder_deadline(const moe_model_t *m);
 
 /* runs a batch that has been checked */
 int moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,

@@ -11,10 +11,6 @@ static void dense(moe_model_t *m, const moe_layer_t *layer);
 static int experts(moe_model_t *m, uint32_t l, moe_err_t *err);
 
 
-/* no other rank is waited for yet */
-#define NO_DEADLINE  UINT64_MAX
-
-
 int
 moe_decoder_ffn(moe_model_t *m, uint32_t l, moe_err_t *err)
 {
@@ -237,7 +233,6 @@ compute(moe_model_t *m, const moe_layer_t *layer,
 static int
 experts(moe_model_t *m, uint32_t l, moe_err_t *err)
 {
-    uint64_t              late;
     moe_combine_t         c;
     moe_exchange_t       *ex;
     moe_expert_work_t     work;
@@ -250,7 +245,7 @@ experts(moe_model_t *m, uint32_t l, moe_err_t *err)
     route(m, layer);
 
     if (ex->ops->dispatch(ex, l, m->nrows, m->mem.xn, m->mem.chosen,
-                          NO_DEADLINE, &work, &late, err)
+                          moe_decoder_deadline(m), &work, &m->late, err)
         != MOE_EXCHANGE_OK)
     {
         return -1;
@@ -258,7 +253,8 @@ experts(moe_model_t *m, uint32_t l, moe_err_t *err)
 
     compute(m, layer, &work);
 
-    if (ex->ops->combine(ex, l, NO_DEADLINE, &result, &late, err)
+    if (ex->ops->combine(ex, l, moe_decoder_deadline(m), &result, &m->late,
+                         err)
         != MOE_EXCHANGE_OK)
     {
         return -1;

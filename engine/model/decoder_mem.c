@@ -30,7 +30,7 @@ carve(moe_step_mem_t *mem, size_t *at, size_t rows, size_t each)
 static size_t
 quant_bytes(const moe_model_t *m)
 {
-    size_t               n, experts, ffn;
+    size_t               n, experts, ffn, ranks;
     const moe_config_t  *c;
 
     c = &m->cfg;
@@ -45,14 +45,16 @@ quant_bytes(const moe_model_t *m)
     experts = moe_quant_row((uint32_t) c->hidden)
               + moe_quant_row((uint32_t) c->moe_ffn);
 
-    return max_size(n, ffn + (size_t) c->top_k * experts);
+    ranks = m->exchange ? m->exchange->nranks : 1;
+
+    return max_size(n, ffn + ranks * (size_t) c->top_k * experts);
 }
 
 
 static size_t
 lay_out(moe_model_t *m)
 {
-    size_t               at, r, f, heads, kv_heads, latent;
+    size_t               at, r, f, heads, kv_heads, latent, slots;
     moe_step_mem_t      *mem;
     const moe_config_t  *c;
 
@@ -64,6 +66,9 @@ lay_out(moe_model_t *m)
     heads = (size_t) c->n_heads;
     kv_heads = (size_t) c->n_kv_heads;
     latent = (size_t) c->kv_lora_rank;
+
+    /* every row of every rank may have all its experts here */
+    slots = r * (size_t) c->top_k * (m->exchange ? m->exchange->nranks : 1);
 
     mem->x = carve(mem, &at, r, (size_t) c->hidden * f);
     mem->xn = carve(mem, &at, r, (size_t) c->hidden * f);
@@ -88,9 +93,8 @@ lay_out(moe_model_t *m)
     mem->logits = carve(mem, &at, r, (size_t) c->n_experts * f);
     mem->weights = carve(mem, &at, r, (size_t) c->top_k * f);
     mem->chosen = carve(mem, &at, r, (size_t) c->top_k * sizeof(uint32_t));
-    mem->gate = carve(mem, &at, r * (size_t) c->top_k,
-                      (size_t) c->moe_ffn * f);
-    mem->up = carve(mem, &at, r * (size_t) c->top_k, (size_t) c->moe_ffn * f);
+    mem->gate = carve(mem, &at, slots, (size_t) c->moe_ffn * f);
+    mem->up = carve(mem, &at, slots, (size_t) c->moe_ffn * f);
     mem->ffn_gate = carve(mem, &at, r,
                           (size_t) (c->dense_ffn + c->shared_ffn) * f);
     mem->ffn_up = carve(mem, &at, r,

@@ -20,7 +20,8 @@ enum {
 static int open_parts(moe_model_t *m, const char *dir,
     const moe_model_options_t *o, moe_model_progress_pt progress, void *ctx,
     moe_err_t *err);
-static int open_exchange(moe_model_t *m, moe_err_t *err);
+static int open_exchange(moe_model_t *m, const moe_model_options_t *o,
+    moe_err_t *err);
 static int start_threads(moe_model_t *m, uint32_t threads, moe_err_t *err);
 static int check_batch(moe_model_t *m, const moe_batch_t *b, moe_err_t *err);
 
@@ -66,6 +67,8 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
     moe_model_progress_pt progress, void *ctx, moe_err_t *err)
 {
     m->max_rows = o->max_rows ? o->max_rows : DEFAULT_ROWS;
+    m->row_format = o->row_format;
+    m->exchange_ms = o->exchange_ms;
 
     if (m->max_rows > MAX_ROWS) {
         return moe_err(err, "model: %u rows in a step, at most %d",
@@ -106,8 +109,8 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
     moe_kv_init(&m->kv, &m->cfg, o->kv_format);
 
     if (report(progress, ctx, "memory", 80, err) != 0
+        || open_exchange(m, o, err) != 0
         || moe_decoder_memory(m, err) != 0
-        || open_exchange(m, err) != 0
         || start_threads(m, o->threads, err) != 0
         || moe_kv_resize(&m->kv, o->kv_pages, err) != 0
         || moe_fingerprint(m, dir, m->fingerprint, err) != 0)
@@ -119,8 +122,44 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
 }
 
 
+static moe_exchange_shape_t
+exchange_shape(const moe_config_t *c, const moe_model_options_t *o)
+{
+    return (moe_exchange_shape_t) {
+        .max_rows = o->max_rows ? o->max_rows : DEFAULT_ROWS,
+        .hidden = (uint32_t) c->hidden,
+        .n_layers = (uint32_t) c->n_layers,
+        .n_experts = (uint32_t) c->n_experts,
+        .top_k = (uint32_t) c->top_k,
+        .format = o->row_format
+    };
+}
+
+
+int
+moe_model_exchange_shape(const char *dir, const moe_model_options_t *o,
+    moe_exchange_shape_t *shape, moe_err_t *err)
+{
+    moe_config_t  c;
+
+    if (moe_config_load(dir, &c, err) != 0
+        || moe_config_check(&c, err) != 0)
+    {
+        return -1;
+    }
+
+    if (c.n_moe_layers == 0) {
+        return moe_err(err, "%s: the model has no experts", dir);
+    }
+
+    *shape = exchange_shape(&c, o);
+
+    return 0;
+}
+
+
 static int
-open_exchange(moe_model_t *m, moe_err_t *err)
+open_exchange(moe_model_t *m, const moe_model_options_t *o, moe_err_t *err)
 {
     moe_exchange_shape_t  shape;
 
@@ -128,17 +167,18 @@ open_exchange(moe_model_t *m, moe_err_t *err)
         return 0;
     }
 
-    shape = (moe_exchange_shape_t) {
-        .max_rows = m->max_rows,
-        .hidden = (uint32_t) m->cfg.hidden,
-        .n_experts = (uint32_t) m->cfg.n_experts,
-        .top_k = (uint32_t) m->cfg.top_k,
-        .format = MOE_ROWS_F32
-    };
-
-    m->exchange = moe_exchange_local(&shape, err);
+    shape = exchange_shape(&m->cfg, o);
+    m->exchange = o->exchange ? o->exchange(o->exchange_ctx, &shape, err)
+                              : moe_exchange_local(&shape, err);
 
     return m->exchange ? 0 : -1;
+}
+
+
+moe_exchange_t *
+moe_model_exchange(moe_model_t *m)
+{
+    return m->exchange;
 }
 
 
@@ -292,7 +332,9 @@ moe_model_step(moe_model_t *m, const moe_batch_t *b, float *logits,
         return -1;
     }
 
-    if (b->nrows == 0) {
+    m->late = 0;
+
+    if (b->nrows == 0 && (m->exchange == NULL || m->exchange->nranks == 1)) {
         return 0;
     }
 
@@ -305,6 +347,13 @@ moe_model_step(moe_model_t *m, const moe_batch_t *b, float *logits,
     fesetenv(&env);
 
     return rc;
+}
+
+
+uint64_t
+moe_model_late(const moe_model_t *m)
+{
+    return m->late;
 }
 
 

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "ep/exchange.h"
 #include "model/config.h"
 
 
@@ -41,6 +42,14 @@ typedef enum {
 } moe_kv_format_e;
 
 
+/*
+ * Called from within moe_model_open(): the exchange that the model's rows go
+ * through, the model's from then on.  NULL and a line in err on failure.
+ */
+typedef moe_exchange_t *(*moe_model_exchange_pt)(void *ctx,
+    const moe_exchange_shape_t *shape, moe_err_t *err);
+
+
 /* zeroed options are good defaults */
 typedef struct {
     uint32_t          threads;     /* computing threads, the caller's own one
@@ -53,6 +62,14 @@ typedef struct {
     const char       *kernels;     /* "plain", "avx2", "avx512"; NULL: the
                                     * fastest that this machine runs.  All
                                     * three give equal bits */
+    moe_row_format_e  row_format;  /* at the experts; in the fingerprint */
+
+    /* experts on several ranks: all of them step together; each has all
+     * weights mapped and reads those of its own experts */
+    moe_model_exchange_pt  exchange;     /* NULL: this rank has them all */
+    void                  *exchange_ctx;
+    uint32_t               exchange_ms;  /* most that a wait for the others
+                                          * takes; 0: no end */
 } moe_model_options_t;
 
 
@@ -76,6 +93,17 @@ moe_model_t *moe_model_open(const char *dir,
     void *ctx, moe_err_t *err);
 
 void moe_model_close(moe_model_t *m);
+
+/*
+ * The shape of the exchange that a model opened with these options asks for.
+ * -1 also for a model that has no experts.
+ */
+int moe_model_exchange_shape(const char *dir,
+    const moe_model_options_t *options, moe_exchange_shape_t *shape,
+    moe_err_t *err);
+
+/* NULL where the model has no experts */
+moe_exchange_t *moe_model_exchange(moe_model_t *m);
 
 /* owned by the model, good until it is closed */
 const moe_config_t *moe_model_config(const moe_model_t *m);
@@ -138,10 +166,17 @@ typedef struct {
  * of the rows in out into logits[nout][vocab_size] (float32, caller's; may be
  * NULL when nout is 0).  -1 and a line in err where the batch does not fit
  * the model (id, position, page or counts out of range): then nothing was
- * written.
+ * written; or where other ranks failed or did not answer.
+ *
+ * With experts on several ranks, a batch of no rows is this rank's part in
+ * the others' step; alone it is nothing.
  */
 int moe_model_step(moe_model_t *m, const moe_batch_t *b, float *logits,
     moe_err_t *err);
+
+/* Which ranks did not answer in the last step, as a set; 0 if it did not fail
+ * for that. */
+uint64_t moe_model_late(const moe_model_t *m);
 
 
 #endif /* MOE_MODEL_H */

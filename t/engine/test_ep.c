@@ -1,0 +1,1096 @@
+/*
+ * Experts spread over ranks: every bit as on one rank with the same row
+ * format, whatever the ranks, the form of exchange and the replicas; ranks
+ * that die or say nonsense.
+ *
+ * Ranks are processes, under the thread sanitizer threads.  Run from the root
+ * of the repository.
+ */
+
+#include <dirent.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "ep/shm_parts.h"
+#include "model/model.h"
+
+
+#if defined(__SANITIZE_THREAD__)
+#define THREADS  1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREADS  1
+#endif
+#endif
+
+#ifndef THREADS
+#define THREADS  0
+#endif
+
+
+enum {
+    SEQS = 7,
+    GREEDY = 64,
+    MAX_PROMPT = 80,
+    MAX_RANKS = 8,
+    PAGES_SEQ = (MAX_PROMPT + GREEDY) / MOE_PAGE_SIZE + 1,
+    MAX_ROWS = 128
+};
+
+/* which sequence is where, when it begins, in what chunks its prompt comes */
+static const struct {
+    uint32_t  home;
+    uint32_t  begin;
+    uint32_t  nprompt;
+    uint32_t  chunk;
+} plan[SEQS] = {
+    { 0,  0, 20, 20 },
+    { 0,  3,  5,  2 },
+    { 1,  0, 70, 50 },
+    { 0,  9, 64, 64 },
+    { 2,  6, 33, 11 },
+    { 1, 20,  9,  9 },
+    { 3, 40, 40,  7 }
+};
+
+typedef struct {
+    const char        *dir;
+    uint32_t           nranks;
+    moe_row_format_e   format;
+    uint32_t           counted;
+    uint32_t           replicas;    /* slots a rank more than needed */
+    moe_replica_e      choice;
+    uint32_t           threads;
+
+    uint32_t           replace;     /* another placement at this step */
+    uint32_t           kill_rank;   /* + 1 */
+    uint32_t           kill_step;
+    uint32_t           kill_stage;  /* 0 dispatch, 1 combine, 2 begin */
+    uint32_t           wait_ms;
+} setup_t;
+
+/* of a rank, in memory that all share */
+typedef struct {
+    int        done;
+    uint32_t   again;       /* steps that were late */
+    uint64_t   late;
+    uint64_t   late_ms;
+    char       error[300];
+} report_t;
+
+typedef struct {
+    setup_t     s;
+    uint32_t    vocab;
+    moe_shm_t  *shm;
+    float      *logits;     /* [SEQS][GREEDY][vocab] */
+    report_t    reports[MAX_RANKS];
+} shared_t;
+
+typedef struct {
+    shared_t   *sh;
+    uint32_t    rank;
+} rank_arg_t;
+
+typedef struct {
+    uint32_t    ids[MAX_PROMPT + GREEDY];
+    uint32_t    done;
+    uint32_t    n;
+    uint32_t    table[PAGES_SEQ];
+} seq_t;
+
+
+static uint64_t
+now_ms(void)
+{
+    struct timespec  ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000;
+}
+
+
+/* a rank that dies in the midst of a step */
+
+
+static const moe_exchange_ops_t  *real;
+static moe_exchange_ops_t         deadly;
+static uint32_t                   deadly_stage;
+
+
+static int
+deadly_begin(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
+    uint64_t *late, moe_err_t *err)
+{
+    if (deadly_stage == 2) {
+        raise(SIGKILL);
+    }
+
+    return real->begin(x, nrows, deadline, late, err);
+}
+
+
+static int
+deadly_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
+    const float *rows, const uint32_t *experts, uint64_t deadline,
+    moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
+{
+    if (deadly_stage == 0) {
+        raise(SIGKILL);
+    }
+
+    return real->dispatch(x, layer, nrows, rows, experts, deadline, work,
+                          late, err);
+}
+
+
+static int
+deadly_combine(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
+    moe_expert_result_t *result, uint64_t *late, moe_err_t *err)
+{
+    raise(SIGKILL);
+
+    return real->combine(x, layer, deadline, result, late, err);
+}
+
+
+static void
+arm(moe_exchange_t *x, uint32_t stage)
+{
+    real = x->ops;
+    deadly = *real;
+    deadly.begin = deadly_begin;
+    deadly.dispatch = deadly_dispatch;
+    deadly.combine = deadly_combine;
+    deadly_stage = stage;
+    x->ops = &deadly;
+}
+
+
+/* models */
+
+
+/* slots in an order that has nothing to do with the experts' */
+static moe_ep_placement_t *
+scattered(const moe_exchange_shape_t *shape, const setup_t *s,
+    uint32_t version, moe_err_t *err)
+{
+    uint32_t             l, i, n, n_local, *expert;
+    moe_ep_placement_t  *p;
+
+    n_local = (shape->n_experts + s->nranks - 1) / s->nranks + s->replicas;
+    n_local = n_local > shape->n_experts ? shape->n_experts : n_local;
+    n = n_local * s->nranks;
+
+    expert = malloc((size_t) shape->n_layers * n * sizeof(uint32_t));
+
+    for (l = 0; l < shape->n_layers; l++) {
+        for (i = 0; i < n; i++) {
+            expert[l * n + i] = (n - 1 - i + l * 3 + version)
+                                % shape->n_experts;
+        }
+    }
+
+    p = moe_ep_placement(version, shape->n_layers, shape->n_experts,
+                         s->nranks, n_local, expert, err);
+    free(expert);
+
+    return p;
+}
+
+
+static moe_exchange_t *
+make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
+{
+    rank_arg_t         *a = ctx;
+    const setup_t      *s = &a->sh->s;
+    moe_shm_options_t   o = {
+        .rank = a->rank,
+        .replica = s->choice,
+        .counted = s->counted
+    };
+
+    if (s->replicas) {
+        o.placement = scattered(shape, s, 7, err);
+        if (o.placement == NULL) {
+            return NULL;
+        }
+    }
+
+    return moe_exchange_shm(a->sh->shm, shape, &o, err);
+}
+
+
+static moe_model_options_t
+options(const setup_t *s)
+{
+    return (moe_model_options_t) {
+        .threads = s->threads ? s->threads : 1,
+        .max_rows = MAX_ROWS,
+        .kv_pages = SEQS * PAGES_SEQ,
+        .row_format = s->format,
+        .exchange_ms = s->wait_ms ? s->wait_ms : 60000
+    };
+}
+
+
+static void
+seq_init(seq_t *q, uint32_t s, uint32_t vocab)
+{
+    uint32_t  i, r;
+
+    memset(q, 0, sizeof(*q));
+    q->n = plan[s].nprompt;
+    r = s * 7919 + 17;
+
+    for (i = 0; i < q->n; i++) {
+        r = r * 1664525 + 1013904223;
+        q->ids[i] = (r >> 8) % vocab;
+    }
+
+    for (i = 0; i < PAGES_SEQ; i++) {
+        q->table[i] = s * PAGES_SEQ + i;
+    }
+}
+
+
+static uint32_t
+argmax(const float *x, uint32_t n)
+{
+    uint32_t  i, best;
+
+    best = 0;
+
+    for (i = 1; i < n; i++) {
+        best = x[i] > x[best] ? i : best;
+    }
+
+    return best;
+}
+
+
+/* sequences that rank home has at a step; home NONE: sequence only, alone */
+static uint32_t
+active(const setup_t *s, uint32_t rank, uint32_t step, const seq_t *q,
+    uint32_t *list)
+{
+    uint32_t  i, n;
+
+    n = 0;
+
+    for (i = 0; i < SEQS; i++) {
+        if (plan[i].home % s->nranks == rank && plan[i].begin <= step
+            && q[i].done < plan[i].nprompt + GREEDY - 1)
+        {
+            list[n++] = i;
+        }
+    }
+
+    return n;
+}
+
+
+/* one step of these sequences: 0, or the model's -1 */
+static int
+step(moe_model_t *m, seq_t *q, const uint32_t *list, uint32_t nlist,
+    float *logits, uint32_t vocab, moe_err_t *err)
+{
+    seq_t           *p;
+    float           *out;
+    uint8_t          role[MAX_ROWS];
+    uint32_t         i, k, n, nout, take, count[SEQS];
+    uint32_t         ids[MAX_ROWS], pos[MAX_ROWS], seq[MAX_ROWS], rows[SEQS];
+    moe_batch_t      b;
+    const uint32_t  *tables[SEQS];
+
+    n = 0;
+    nout = 0;
+
+    for (i = 0; i < nlist; i++) {
+        p = &q[list[i]];
+        take = p->n - p->done;
+
+        if (p->done < plan[list[i]].nprompt && take > plan[list[i]].chunk) {
+            take = plan[list[i]].chunk;
+        }
+
+        tables[i] = p->table;
+        count[i] = take;
+
+        for (k = 0; k < take; k++, n++) {
+            ids[n] = p->ids[p->done + k];
+            pos[n] = p->done + k;
+            seq[n] = i;
+            role[n] = pos[n] < plan[list[i]].nprompt ? MOE_ROLE_PROMPT
+                                                     : MOE_ROLE_GENERATED;
+        }
+
+        if (p->done + take == p->n) {
+            rows[nout++] = n - 1;
+        }
+    }
+
+    out = malloc((nout + 1) * vocab * sizeof(float));
+    b = (moe_batch_t) { n, ids, pos, seq, role, nlist, tables, nout, rows };
+
+    if (moe_model_step(m, &b, out, err) != 0) {
+        free(out);
+        return -1;
+    }
+
+    nout = 0;
+
+    for (i = 0; i < nlist; i++) {
+        p = &q[list[i]];
+        p->done += count[i];
+
+        if (p->done == p->n) {
+            k = p->n - plan[list[i]].nprompt;
+            memcpy(logits + ((size_t) list[i] * GREEDY + k) * vocab,
+                   out + (size_t) nout * vocab, vocab * sizeof(float));
+
+            if (k + 1 < GREEDY) {
+                p->ids[p->n++] = argmax(out + (size_t) nout * vocab, vocab);
+            }
+            nout++;
+        }
+    }
+
+    free(out);
+
+    return 0;
+}
+
+
+/* every sequence alone on one rank */
+static float *
+reference(const setup_t *s, uint32_t *vocab)
+{
+    seq_t                *q;
+    float                *logits;
+    uint32_t              i;
+    moe_err_t             err;
+    moe_model_t          *m;
+    moe_model_options_t   o;
+
+    o = options(s);
+    m = moe_model_open(s->dir, &o, NULL, NULL, &err);
+    if (m == NULL) {
+        fail_msg("%s", err.text);
+    }
+
+    *vocab = moe_model_vocab_size(m);
+    logits = calloc((size_t) SEQS * GREEDY * *vocab, sizeof(float));
+    q = calloc(SEQS, sizeof(seq_t));
+
+    for (i = 0; i < SEQS; i++) {
+        seq_init(&q[i], i, *vocab);
+
+        while (q[i].done < plan[i].nprompt + GREEDY - 1) {
+            if (step(m, q, &i, 1, logits, *vocab, &err) != 0) {
+                fail_msg("%s", err.text);
+            }
+        }
+    }
+
+    free(q);
+    moe_model_close(m);
+
+    return logits;
+}
+
+
+/* the others go on without those that are lost */
+static int
+after_late(shared_t *sh, report_t *r, moe_model_t *m, uint64_t begun)
+{
+    uint64_t  end;
+
+    r->late = moe_model_late(m);
+    r->late_ms = now_ms() - begun;
+    end = now_ms() + 20000;
+
+    if (r->late == 0 || r->again++ == 3) {
+        return -1;
+    }
+
+    while (moe_shm_missing(sh->shm) != 0) {
+        if (now_ms() > end) {
+            return -1;
+        }
+        usleep(1000);
+    }
+
+    return 0;
+}
+
+
+static int
+run_steps(rank_arg_t *a, moe_model_t *m, seq_t *q, report_t *r,
+    moe_err_t *err)
+{
+    uint64_t              begun;
+    uint32_t              t, n, list[SEQS];
+    const setup_t        *s = &a->sh->s;
+    moe_ep_placement_t   *p;
+    moe_exchange_shape_t  shape;
+    moe_model_options_t   o;
+
+    /* the last one begins at 40 with 6 chunks, the longest has 64 more */
+    for (t = 0; t < 40 + 6 + GREEDY; t++) {
+
+        n = active(s, a->rank, t, q, list);
+
+        if (s->kill_rank == a->rank + 1 && s->kill_step == t) {
+            arm(moe_model_exchange(m), s->kill_stage);
+        }
+
+        /* not at the same step everywhere */
+        if (s->replace && t == s->replace + a->rank * 3) {
+            o = options(s);
+
+            if (moe_model_exchange_shape(s->dir, &o, &shape, err) != 0
+                || (p = scattered(&shape, s, 8, err)) == NULL
+                || moe_exchange_shm_place(moe_model_exchange(m), p, err) != 0)
+            {
+                return -1;
+            }
+        }
+
+        for ( ;; ) {
+            begun = now_ms();
+
+            if (step(m, q, list, n, a->sh->logits, a->sh->vocab, err) == 0) {
+                break;
+            }
+
+            if (after_late(a->sh, r, m, begun) != 0) {
+                return -1;
+            }
+        }
+    }
+
+    if (s->replace && moe_exchange_shm_placed(moe_model_exchange(m)) != 8) {
+        return moe_err(err, "the placement was not changed");
+    }
+
+    return 0;
+}
+
+
+static void *
+run_rank(void *arg)
+{
+    seq_t                *q;
+    uint32_t              i;
+    report_t             *r;
+    moe_err_t             err = { "" };
+    rank_arg_t           *a = arg;
+    moe_model_t          *m;
+    moe_model_options_t   o;
+
+    r = &a->sh->reports[a->rank];
+    o = options(&a->sh->s);
+    o.exchange = make_exchange;
+    o.exchange_ctx = a;
+
+    m = moe_model_open(a->sh->s.dir, &o, NULL, NULL, &err);
+    q = calloc(SEQS, sizeof(seq_t));
+
+    for (i = 0; i < SEQS; i++) {
+        seq_init(&q[i], i, a->sh->vocab);
+    }
+
+    if (m != NULL && run_steps(a, m, q, r, &err) == 0) {
+        r->done = 1;
+    }
+
+    snprintf(r->error, sizeof(r->error), "%s", err.text);
+    free(q);
+    moe_model_close(m);
+
+    return NULL;
+}
+
+
+static void
+run_processes(shared_t *sh, rank_arg_t *args)
+{
+    int       status;
+    pid_t     pid, pids[MAX_RANKS];
+    uint32_t  i, n;
+
+    for (i = 0; i < sh->s.nranks; i++) {
+        pids[i] = fork();
+        assert_true(pids[i] != -1);
+
+        if (pids[i] == 0) {
+            alarm(300);
+            run_rank(&args[i]);
+            _exit(0);
+        }
+    }
+
+    for (n = 0; n < sh->s.nranks; n++) {
+        pid = waitpid(-1, &status, 0);
+        assert_true(pid != -1);
+
+        for (i = 0; i < sh->s.nranks; i++) {
+            if (pids[i] == pid && status != 0) {
+                assert_int_equal(i + 1, sh->s.kill_rank);
+
+                /* the front's part: a deadline in the ranks, or its word */
+                if (sh->s.wait_ms) {
+                    while (moe_shm_missing(sh->shm) == 0) {
+                        usleep(1000);
+                    }
+                    usleep(300000);
+
+                } else {
+                    moe_shm_lost(sh->shm, i);
+                    usleep(50000);
+                }
+
+                moe_shm_publish(sh->shm, ((1u << sh->s.nranks) - 1)
+                                         & ~(1u << i));
+            }
+        }
+    }
+}
+
+
+static void
+run_threads(shared_t *sh, rank_arg_t *args)
+{
+    uint32_t   i;
+    pthread_t  threads[MAX_RANKS];
+
+    for (i = 0; i < sh->s.nranks; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, run_rank,
+                                        &args[i]), 0);
+    }
+
+    for (i = 0; i < sh->s.nranks; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+
+
+static void
+compare(const shared_t *sh, const float *want)
+{
+    size_t         i, n;
+    uint32_t       r, s;
+    const float   *mine;
+    const setup_t *u = &sh->s;
+
+    for (r = 0; r < u->nranks; r++) {
+        if (r + 1 != u->kill_rank && !sh->reports[r].done) {
+            fail_msg("%s: rank %u of %u: %s", u->dir, r, u->nranks,
+                     sh->reports[r].error);
+        }
+    }
+
+    n = (size_t) GREEDY * sh->vocab;
+
+    for (s = 0; s < SEQS; s++) {
+        if (plan[s].home % u->nranks + 1 == u->kill_rank) {
+            continue;
+        }
+
+        mine = sh->logits + s * n;
+
+        for (i = 0; i < n; i++) {
+            if (memcmp(&mine[i], &want[s * n + i], sizeof(float)) != 0) {
+                fail_msg("%s, %u ranks, %s, counted %u, replicas %u: "
+                         "sequence %u: logit %zu of token %zu is %.9g, on "
+                         "one rank %.9g", u->dir, u->nranks,
+                         moe_row_format_name(u->format), u->counted,
+                         u->replicas, s, i % sh->vocab, i / sh->vocab,
+                         (double) mine[i], (double) want[s * n + i]);
+            }
+        }
+    }
+}
+
+
+/* reports go to out, where it is not NULL */
+static void
+run(const setup_t *s, const float *want, uint32_t vocab, report_t *out)
+{
+    size_t                 bytes;
+    uint32_t               i;
+    shared_t              *sh;
+    moe_err_t              err;
+    rank_arg_t             args[MAX_RANKS];
+    moe_model_options_t    o;
+    moe_exchange_shape_t   shape;
+
+    bytes = sizeof(shared_t)
+            + (size_t) SEQS * GREEDY * vocab * sizeof(float);
+    sh = mmap(NULL, bytes, PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS, -1,
+              0);
+    assert_true(sh != MAP_FAILED);
+
+    sh->s = *s;
+    sh->vocab = vocab;
+    sh->logits = (float *) (sh + 1);
+    o = options(s);
+
+    if (moe_model_exchange_shape(s->dir, &o, &shape, &err) != 0
+        || (sh->shm = moe_shm_create(&shape, s->nranks, &err)) == NULL)
+    {
+        fail_msg("%s", err.text);
+    }
+
+    for (i = 0; i < s->nranks; i++) {
+        args[i].sh = sh;
+        args[i].rank = i;
+    }
+
+    if (THREADS) {
+        run_threads(sh, args);
+    } else {
+        run_processes(sh, args);
+    }
+
+    compare(sh, want);
+
+    if (out != NULL) {
+        memcpy(out, sh->reports, sizeof(sh->reports));
+    }
+
+    moe_shm_free(sh->shm);
+    munmap(sh, bytes);
+}
+
+
+/* answers */
+
+
+static void
+check_model(const char *dir)
+{
+    float     *want;
+    size_t     i;
+    uint32_t   vocab;
+    setup_t    s;
+    setup_t    setups[] = {
+        { .nranks = 2 },
+        { .nranks = 2, .counted = 1, .replicas = 1, .replace = 30 },
+        { .nranks = 3, .replicas = 2, .choice = MOE_REPLICA_NEAREST },
+        { .nranks = 4, .threads = 2 },
+        { .nranks = 4, .replicas = 1, .replace = 20 },
+        { .nranks = 2, .format = MOE_ROWS_BF16, .replicas = 1 },
+        { .nranks = 3, .format = MOE_ROWS_BF16, .counted = 1 },
+        { .nranks = 4, .format = MOE_ROWS_BF16 },
+        { .nranks = 1, .format = MOE_ROWS_BF16 },
+        { .nranks = 8, .format = MOE_ROWS_BF16 }
+    };
+
+    want = NULL;
+
+    for (i = 0; i < sizeof(setups) / sizeof(setups[0]); i++) {
+        s = setups[i];
+        s.dir = dir;
+
+        if (i == 0 || s.format != setups[i - 1].format) {
+            free(want);
+            want = reference(&s, &vocab);
+        }
+
+        run(&s, want, vocab, NULL);
+    }
+
+    free(want);
+}
+
+
+static void
+test_golden(void **state)
+{
+    int             n;
+    DIR            *d;
+    char            path[600];
+    struct dirent  *e;
+
+    d = opendir("t/golden");
+    assert_non_null(d);
+    n = 0;
+
+    while ((e = readdir(d)) != NULL) {
+        snprintf(path, sizeof(path), "t/golden/%s/config.json", e->d_name);
+
+        if (access(path, R_OK) == 0
+            && (!THREADS || strcmp(e->d_name, "v3") == 0))
+        {
+            snprintf(path, sizeof(path), "t/golden/%s", e->d_name);
+            check_model(path);
+            n++;
+        }
+    }
+
+    closedir(d);
+    assert_true(n > 0);
+}
+
+
+static void
+test_demo(void **state)
+{
+    if (!THREADS) {
+        check_model("models/demo");
+    }
+}
+
+
+/* the two row formats are not the same answer */
+static void
+test_formats(void **state)
+{
+    float     *a, *b;
+    uint32_t   vocab;
+    setup_t    s = { .dir = "t/golden/v3" };
+
+    a = reference(&s, &vocab);
+    s.format = MOE_ROWS_BF16;
+    b = reference(&s, &vocab);
+
+    assert_memory_not_equal(a, b, (size_t) GREEDY * vocab * sizeof(float));
+
+    free(a);
+    free(b);
+}
+
+
+/* deaths */
+
+
+static void
+kill_one(uint32_t rank, uint32_t at, uint32_t stage, uint32_t wait_ms)
+{
+    float     *want;
+    uint32_t   vocab, r;
+    report_t   reports[MAX_RANKS];
+    setup_t    s = {
+        .dir = "t/golden/v3",
+        .nranks = 4,
+        .kill_rank = rank + 1,
+        .kill_step = at,
+        .kill_stage = stage,
+        .wait_ms = wait_ms
+    };
+
+    want = reference(&s, &vocab);
+    run(&s, want, vocab, reports);
+    free(want);
+
+    for (r = 0; r < s.nranks; r++) {
+        if (r == rank) {
+            assert_int_equal(reports[r].done, 0);
+            continue;
+        }
+
+        assert_int_equal(reports[r].again, 1);
+        assert_int_equal(reports[r].late, 1u << rank);
+
+        if (wait_ms) {
+            assert_true(reports[r].late_ms >= wait_ms - 1);
+            assert_true(reports[r].late_ms < wait_ms + 2000);
+
+        } else {
+            assert_true(reports[r].late_ms < 5000);
+        }
+    }
+}
+
+
+static void
+test_killed(void **state)
+{
+    uint32_t  i;
+
+    if (THREADS) {
+        skip();
+    }
+
+    for (i = 0; i < 6; i++) {
+        kill_one(i % 4, 5 + i * 9, i % 3, 0);
+    }
+}
+
+
+static void
+test_silent(void **state)
+{
+    if (THREADS) {
+        skip();
+    }
+
+    kill_one(1, 7, 0, 1500);
+    kill_one(3, 50, 1, 1500);
+}
+
+
+/* a peer that writes anything */
+
+
+static void
+scribble(moe_shm_t *shm, uint32_t *r, uint32_t turn, uint32_t number,
+    int wild)
+{
+    size_t           i;
+    uint32_t        *list;
+    moe_shm_slot_t  *slot;
+    moe_shm_step_t  *st;
+
+#define DRAW(n)  ((*r = *r * 1664525 + 1013904223) >> 8) % (n)
+
+    st = moe_shm_step(shm, 1, turn);
+    st->rows = DRAW(wild ? 40 : 9);
+    st->counted = DRAW(2);
+    st->placed = 0x80000001;
+    st->next = DRAW(2) ? 0 : DRAW(9);
+    atomic_store(&st->tag, (uint64_t) 1 << 32 | number);
+
+    number++;
+    turn = number % MOE_SHM_TURNS;
+    slot = moe_shm_slot(shm, MOE_SHM_ROWS, 1, 0, turn);
+    slot->layer = 0;
+    slot->nrows = DRAW(wild ? 40 : 9);
+    slot->n = DRAW(wild ? 200 : 18);
+    list = (uint32_t *) moe_shm_payload(shm, MOE_SHM_ROWS, 1, 0, turn);
+
+    for (i = 0; i < shm->list_bytes / sizeof(uint32_t); i++) {
+        list[i] = DRAW(64) ? DRAW(4) : DRAW(1u << 24);
+    }
+
+    atomic_store(&slot->tag, (uint64_t) 1 << 32 | number);
+    slot = moe_shm_slot(shm, MOE_SHM_RESULTS, 1, 0, turn);
+    atomic_store(&slot->tag, (uint64_t) 1 << 32 | number);
+}
+
+
+static void
+test_hostile(void **state)
+{
+    int                   rc, ok, bad;
+    float                 rows[8 * 5];
+    uint64_t              late;
+    uint32_t              i, k, r, experts[8 * 2];
+    moe_shm_t            *shm;
+    moe_err_t             err;
+    moe_exchange_t       *x;
+    moe_expert_work_t     work;
+    moe_shm_options_t     o = { .rank = 0 };
+    moe_expert_result_t   result;
+    moe_exchange_shape_t  shape = {
+        .max_rows = 8,
+        .hidden = 5,
+        .n_layers = 1,
+        .n_experts = 6,
+        .top_k = 2
+    };
+
+    memset(rows, 0, sizeof(rows));
+    r = 1;
+    ok = 0;
+    bad = 0;
+
+    for (i = 0; i < 2000; i++) {
+        shm = moe_shm_create(&shape, 2, &err);
+        assert_non_null(shm);
+        x = moe_exchange_shm(shm, &shape, &o, &err);
+        assert_non_null(x);
+
+        for (k = 0; k < 16; k++) {
+            experts[k] = (k / 2 + k % 2 * 3 + i) % 6;
+        }
+
+        scribble(shm, &r, 1, 1, i % 3 == 0);
+        rc = x->ops->begin(x, 8, now_ms() + 1000, &late, &err);
+
+        if (rc == MOE_EXCHANGE_OK) {
+            rc = x->ops->dispatch(x, 0, 8, rows, experts, now_ms() + 1000,
+                                  &work, &late, &err);
+        }
+
+        if (rc == MOE_EXCHANGE_OK) {
+            assert_true(work.nrows >= 8 && work.nrows <= 2 * 8 * 2);
+
+            for (k = 0; k < work.nexperts; k++) {
+                assert_true(work.experts[k].expert < 6);
+                assert_true(work.experts[k].first + work.experts[k].nrows
+                            <= work.nrows);
+            }
+
+            memset(work.out, 0, work.nrows * 5 * sizeof(float));
+            rc = x->ops->combine(x, 0, now_ms() + 1000, &result, &late,
+                                 &err);
+        }
+
+        assert_int_not_equal(rc, MOE_EXCHANGE_LATE);
+        ok += rc == MOE_EXCHANGE_OK;
+        bad += rc == MOE_EXCHANGE_ERROR;
+
+        /* the peer would not wait for us */
+        if (rc == MOE_EXCHANGE_ERROR) {
+            assert_int_equal(moe_shm_missing(shm), 1);
+        }
+
+        x->ops->close(x);
+        moe_shm_free(shm);
+    }
+
+    assert_true(ok > 10);
+    assert_true(bad > 10);
+}
+
+
+/* what an earlier epoch has left is not taken */
+static void
+test_stale(void **state)
+{
+    uint64_t              late;
+    uint32_t              r;
+    moe_shm_t            *shm;
+    moe_err_t             err;
+    moe_exchange_t       *x;
+    moe_shm_options_t     o = { .rank = 0 };
+    moe_exchange_shape_t  shape = {
+        .max_rows = 8,
+        .hidden = 5,
+        .n_layers = 1,
+        .n_experts = 6,
+        .top_k = 2
+    };
+
+    shm = moe_shm_create(&shape, 2, &err);
+    x = moe_exchange_shm(shm, &shape, &o, &err);
+    r = 1;
+    scribble(shm, &r, 1, 1, 0);
+    moe_shm_publish(shm, 3);
+
+    assert_int_equal(x->ops->begin(x, 8, now_ms() + 100, &late, &err),
+                     MOE_EXCHANGE_LATE);
+    assert_int_equal(late, 2);
+    assert_string_equal(err.text, "exchange: no step from rank 1");
+
+    /* late for one, late for all until the next epoch */
+    assert_int_equal(x->ops->begin(x, 8, UINT64_MAX, &late, &err),
+                     MOE_EXCHANGE_LATE);
+    assert_int_equal(late, 2);
+
+    /* alone */
+    moe_shm_publish(shm, 1);
+    assert_int_equal(x->ops->begin(x, 8, UINT64_MAX, &late, &err),
+                     MOE_EXCHANGE_OK);
+
+    /* not without us */
+    moe_shm_publish(shm, 2);
+    assert_int_equal(x->ops->begin(x, 8, UINT64_MAX, &late, &err),
+                     MOE_EXCHANGE_ERROR);
+
+    x->ops->close(x);
+    moe_shm_free(shm);
+}
+
+
+/* placements */
+
+
+static void
+test_plain(void **state)
+{
+    uint32_t             e, n, r, i, on[64], hits[3];
+    moe_err_t            err;
+    moe_ep_placement_t  *p;
+
+    /* a contiguous split */
+    p = moe_ep_placement_plain(1, 2, 12, 4, 15, &err);
+    assert_non_null(p);
+    assert_int_equal(p->n_local, 3);
+
+    for (e = 0; e < 12; e++) {
+        assert_int_equal(moe_ep_placement_slot(p, 1, e, 2, e * 5,
+                                               MOE_REPLICA_HASHED), e);
+    }
+    moe_ep_placement_free(p);
+
+    /* what is left over, and a rank that is missing */
+    p = moe_ep_placement_plain(1, 1, 8, 4, 13, &err);
+    assert_non_null(p);
+    assert_int_equal(p->n_local, 3);
+    memset(on, 0, sizeof(on));
+
+    for (e = 0; e < 8; e++) {
+        for (n = 0; n < 50; n++) {
+            r = moe_ep_placement_slot(p, 0, e, n % 4, n, MOE_REPLICA_HASHED);
+            assert_true(r < 12);
+            assert_int_not_equal(r / 3, 1);
+            assert_int_equal(p->expert[r], e);
+            on[r / 3]++;
+        }
+    }
+
+    assert_true(on[0] > 100 && on[2] > 100 && on[3] > 100);
+    moe_ep_placement_free(p);
+
+    /* replicas share evenly; the nearest is one's own */
+    for (i = 0; i < 12; i++) {
+        on[i] = i % 4;
+    }
+
+    p = moe_ep_placement(9, 1, 4, 3, 4, on, &err);
+    assert_non_null(p);
+    memset(hits, 0, sizeof(hits));
+
+    for (n = 0; n < 3000; n++) {
+        r = moe_ep_placement_slot(p, 0, 2, n % 3, n / 3, MOE_REPLICA_HASHED);
+        hits[r / 4]++;
+        r = moe_ep_placement_slot(p, 0, 2, n % 3, n / 3,
+                                  MOE_REPLICA_NEAREST);
+        assert_int_equal(r, n % 3 * 4 + 2);
+    }
+
+    for (r = 0; r < 3; r++) {
+        assert_in_range(hits[r], 900, 1100);
+    }
+    moe_ep_placement_free(p);
+
+    on[11] = 4;
+    assert_null(moe_ep_placement(9, 1, 4, 3, 4, on, &err));
+    assert_null(moe_ep_placement(9, 1, 5, 2, 2, on, &err));
+    assert_null(moe_ep_placement_plain(1, 1, 4, 4, 0, &err));
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_stale),
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_demo),
+        cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_silent)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
