@@ -21,7 +21,7 @@ ENGINE  = $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c)) \
           $(wildcard kernels/*.c kernels/cpu/*.c)
 OBJS    = $(ENGINE:%.c=$(BUILD)/obj/%.o)
 LIB     = $(BUILD)/libmoe.a
-TSAN_UNITS = test_jobq test_kernels test_attention test_rank
+TSAN_UNITS = test_jobq test_kernels test_attention test_rank test_ep
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 
