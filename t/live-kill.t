@@ -13,7 +13,12 @@ use Live;
 
 my $e = Engine->start('--ranks', 2);
 my $s = Live->new(workers => 2, listen => 'reuseport', server => <<"EOC");
-    location / { moe_pass unix:$e->{sock}; }
+    location / {
+        moe_pass unix:$e->{sock};
+        moe_queue_timeout 4s;
+        moe_first_token_timeout 5s;
+        moe_token_timeout 4s;
+    }
     location = /status { moe_status; }
 EOC
 
@@ -144,6 +149,45 @@ $c = Live::await(sub {
 }, 15);
 ok($c && $c->done, 'the engine is back: served without a reload');
 is(texts($c), $alone, 'with the same answer as before the crash');
+
+# it is told to stop: what runs is finished, nothing new is taken
+@clients = map { ask("term$_") } 1 .. 4;
+$_->until(qr/"text":"[^"]/) for @clients;
+my $drained = $e->pid;
+kill 'TERM', $drained;
+refused('while it drains');
+is(Live::gather(60, @clients), 4, 'SIGTERM: all streams end');
+is(scalar(grep { texts($_) eq $alone && $_->done && $_->whole } @clients), 4,
+   'whole');
+$_->close for @clients;
+waitpid $drained, 0;
+is($?, 0, 'then the engine leaves');
+$e->again;
+ok(Live::await(sub {
+       my $c = ask('anew', max_tokens => 5);
+       $c->rest;
+       return $c->done;
+   }, 15), 'started again, it serves');
+
+# the front hangs: deadlines end what waits for it
+@clients = map { ask("hang$_", max_tokens => 1900) } 1 .. 2;
+$_->until(qr/"text":"[^"]/) for @clients;
+kill 'STOP', $e->pid;
+my $waits = $s->post('/v1/completions?waits', { prompt => 'A' });
+is(Live::gather(20, @clients, $waits), 3, 'the front hangs: all end');
+is(scalar(grep { ($_->error || {})->{code} eq 'engine_timeout'
+                 && !$_->whole } @clients), 2,
+   'streams with an error event');
+is($waits->status, 503, 'what waits in the queue with a status');
+$_->close for @clients, $waits;
+kill 'CONT', $e->pid;
+ok(Live::await(sub {
+       my $c = ask('awake', max_tokens => 5);
+       $c->rest;
+       return $c->done;
+   }, 15), 'it goes on: served again');
+ok(Live::await(sub { engine('running') == 0 && engine('waiting') == 0 }),
+   'and what was given up is given up');
 
 # nothing leaks
 sub settle {

@@ -14,7 +14,11 @@ Puppet::start('a');
 
 my $e = Engine->start;
 
-my %conf = (workers => 2, listen => 'reuseport', server => <<"EOC");
+my $log = '$status|$moe_finish_reason|$moe_prompt_tokens|'
+          . '$moe_completion_tokens|$request_uri|$pid';
+
+my %conf = (workers => 2, listen => 'reuseport', log => $log,
+            server => <<"EOC");
     location /v1/ { moe_pass unix:\$TEST_NGINX_A_SOCK; }
     location /real/ {
         rewrite ^/real(/.*)\$ \$1 break;
@@ -65,10 +69,12 @@ cmp_ok(scalar(grep { Engine::alive($_) } @old), '>=', 1,
        'old ones wait for their streams');
 cmp_ok(scalar(grep { !$_->done } @slow), '>=', 1, 'which still run');
 
-my $new = slow('new', 2, 0);
-$new->rest;
-ok($new->done, 'a new request is answered meanwhile');
-my @now = $s->workers;
+Live::await(sub { (() = $s->errors =~ /gracefully shutting down/g) == 2 });
+my @new = map { my $c = slow("new$_", 2, 0); $c->rest; $c->close; $c } 1 .. 8;
+is(whole(@new), 8, 'new requests are answered meanwhile');
+my @by = map { $s->log_line(qr/\?new$_\|/) =~ /(\d+)$/ } 1 .. 8;
+is(scalar(grep { my $pid = $_; grep { $_ == $pid } @old } @by), 0,
+   'by new workers');
 
 is(Live::gather(60, @slow, @real), 20, 'all streams end');
 $_->close for @slow, @real;
