@@ -622,7 +622,8 @@ ngx_http_moe_stream_delta(ngx_http_moe_ctx_t *ctx, moe_delta_t *delta,
 
     /* what will not be sent is not kept */
 
-    if (ctx->cancelling || ctx->aborted || ctx->discard || ctx->nomem
+    if (ctx->background || ctx->discard || ctx->cancelling || ctx->aborted
+        || ctx->nomem
         || (!ctx->api.stream && ctx->response > mlcf->max_response))
     {
         ngx_http_moe_lane_credit(&ctx->job, size, mlcf->buffer_size / 4);
@@ -847,7 +848,9 @@ ngx_http_moe_stream_process(ngx_http_moe_ctx_t *ctx)
             return;
         }
 
-        if (!ctx->api.stream && ctx->response > mlcf->max_response) {
+        if (!ctx->api.stream && !ctx->background
+            && ctx->response > mlcf->max_response)
+        {
             ngx_log_error(NGX_LOG_ERR, ctx->request->connection->log, 0,
                           "reply is larger than \"moe_max_response\"");
             ngx_http_moe_stream_fail(ctx,
