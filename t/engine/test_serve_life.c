@@ -1,5 +1,7 @@
 #include "worker.h"
 
+#include <dirent.h>
+
 
 /* engines that come and go */
 
@@ -453,10 +455,29 @@ soak_turn(worker_t *v, pid_t pid)
 }
 
 
+static int
+open_files(pid_t pid)
+{
+    int    n;
+    DIR   *d;
+    char   name[64];
+
+    snprintf(name, sizeof(name), "/proc/%d/fd", (int) pid);
+    d = opendir(name);
+    assert_non_null(d);
+
+    for (n = 0; readdir(d); n++) { /* void */ }
+
+    closedir(d);
+
+    return n;
+}
+
+
 static void
 test_soak(void **unused)
 {
-    int          slot;
+    int          slot, files;
     char         path[64];
     pid_t        pid;
     uint64_t     until;
@@ -473,6 +494,8 @@ test_soak(void **unused)
 
     pid = engine_start(path, args);
     worker_ready(v, path);
+    test_sleep(200);
+    files = open_files(pid);
     assert_int_equal(worker_try(&second, path), 0);
 
     for (until = test_ms() + 5000; test_ms() < until; /* void */) {
@@ -494,9 +517,12 @@ test_soak(void **unused)
         }
     }
 
-    test_sleep(300);
-    worker_stats(v, &s);
+    do {
+        test_sleep(300);
+        worker_stats(v, &s);
+    } while (s.ranks_up < 2);
 
+    assert_int_equal(open_files(pid), files);
     assert_true(s.accepted > 50);
     assert_true(s.finished > 10 && s.cancelled > 10);
     assert_int_equal(s.accepted, s.finished + s.cancelled + s.failed);
