@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "bench.h"
+#include "bench_products.h"
 #include "gen.h"
 #include "main.h"
 #include "model/model.h"
@@ -20,7 +21,8 @@ enum {
     MOE_BENCH_OPT_PROMPT,
     MOE_BENCH_OPT_TOKENS,
     MOE_BENCH_OPT_THREADS,
-    MOE_BENCH_OPT_KERNELS
+    MOE_BENCH_OPT_KERNELS,
+    MOE_BENCH_OPT_PRODUCTS
 };
 
 
@@ -31,6 +33,7 @@ typedef struct {
     uint32_t           prompt;
     uint32_t           tokens;
     uint32_t           threads;
+    int                products;
 } moe_bench_options_t;
 
 
@@ -64,6 +67,7 @@ static void moe_bench_end(void *ctx, uint64_t tag, const moe_end_t *e);
 
 static const char  moe_bench_help[] =
     "usage: moe-engine bench -m DIR [options]\n"
+    "       moe-engine bench --products [--threads N] [--kernels NAME]\n"
     "\n"
     "Measures the model in DIR on this machine: prompts of random tokens, all\n"
     "begun at once, in batches of 1, 2, 4 and so on.\n"
@@ -74,6 +78,9 @@ static const char  moe_bench_help[] =
     "  --tokens N        tokens sampled for each (default: 64)\n"
     "  --threads N       computing threads (default: all cores)\n"
     "  --kernels NAME    plain, avx2 or avx512 (default: the fastest)\n"
+    "\n"
+    "With --products, no model: feed-forward parts of experts with packed\n"
+    "weights, against what the same threads can read and multiply.\n"
     "\n"
     "prefill is tokens of prompts a second until every sequence has its first\n"
     "token; decode is tokens sampled a second after that, step the time of\n"
@@ -87,6 +94,7 @@ static const struct option  moe_bench_long[] = {
     { "tokens", required_argument, NULL, MOE_BENCH_OPT_TOKENS },
     { "threads", required_argument, NULL, MOE_BENCH_OPT_THREADS },
     { "kernels", required_argument, NULL, MOE_BENCH_OPT_KERNELS },
+    { "products", no_argument, NULL, MOE_BENCH_OPT_PRODUCTS },
     { "help", no_argument, NULL, 'h' },
     { NULL, 0, NULL, 0 }
 };
@@ -110,9 +118,12 @@ moe_bench_main(int argc, char **argv)
         return rc > 0 ? 0 : MOE_EXIT_USAGE;
     }
 
-    rc = moe_bench_open(&b, &err);
+    rc = b.o.products ? moe_bench_products(b.o.threads, b.o.kernels, &err)
+                      : moe_bench_open(&b, &err);
 
-    for (batch = 1; rc == 0 && batch <= b.o.batch; batch *= 2) {
+    for (batch = b.o.products ? UINT32_MAX : 1; rc == 0 && batch <= b.o.batch;
+         batch *= 2)
+    {
         rc = moe_bench_round(&b, batch, &err);
     }
 
@@ -148,7 +159,7 @@ moe_bench_parse(moe_bench_options_t *o, int argc, char **argv)
         }
     }
 
-    if (o->dir == NULL || optind != argc) {
+    if ((o->dir == NULL && !o->products) || optind != argc) {
         fputs(moe_bench_help, stderr);
         return -1;
     }
@@ -164,6 +175,10 @@ moe_bench_option(moe_bench_options_t *o, int c)
 
     case 'm':
         o->dir = optarg;
+        return 0;
+
+    case MOE_BENCH_OPT_PRODUCTS:
+        o->products = 1;
         return 0;
 
     case MOE_BENCH_OPT_KERNELS:

@@ -262,6 +262,12 @@ typedef struct {
     /* x += y; contiguous, n elements */
     void (*add)(const moe_kctx_t *c, float *x, const float *y, size_t n);
 
+    /* for benchmarks, one thread's limits: the number of operations done on
+     * int8, two a multiplication, with nothing from memory (0: there is no
+     * instruction for it); and n bytes read */
+    uint64_t (*probe_int8)(uint64_t rounds);
+    uint64_t (*probe_read)(const void *p, size_t n);
+
     /* index of the largest of each row, the lowest of equals */
     void (*argmax)(const moe_kctx_t *c, const float *x, size_t ldx,
                    uint32_t nrows, uint32_t n, uint32_t *out);

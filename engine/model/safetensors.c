@@ -648,8 +648,9 @@ st_parse_header(moe_st_t *st, const st_file_t *f, json_t *root,
         }
     }
 
-    return st_check_layout(st->tensors + first, st->n_tensors - first, f,
-                           base, err);
+    t = st->tensors != NULL ? st->tensors + first : NULL;
+
+    return st_check_layout(t, st->n_tensors - first, f, base, err);
 }
 
 

@@ -28,5 +28,7 @@ const moe_kernels_t  MOE_SET = {
     .silu_mul = op_silu_mul,
     .combine = op_combine,
     .add = op_add,
+    .probe_int8 = op_probe_int8,
+    .probe_read = op_probe_read,
     .argmax = op_argmax
 };

@@ -416,6 +416,20 @@ op_glu(const moe_kctx_t *c, moe_glu_t *parts, uint32_t nparts)
 }
 
 
+static uint64_t
+op_probe_int8(uint64_t rounds)
+{
+    return MOE_PACKED.probe_int8(rounds);
+}
+
+
+static uint64_t
+op_probe_read(const void *p, size_t n)
+{
+    return MOE_PACKED.probe_read(p, n);
+}
+
+
 /* transposed: rt rows of x, nt registers of columns from col on; the last
  * one may be partly beyond w.k */
 INLINE void

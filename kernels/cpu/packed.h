@@ -60,6 +60,9 @@ typedef struct {
     void (*quantize)(const float *x, uint32_t n, uint8_t *row,
                      uint32_t groups, uint32_t g);
 
+    uint64_t (*probe_int8)(uint64_t rounds);
+    uint64_t (*probe_read)(const void *p, size_t n);
+
     /* silu(gate[i]) * up[i], 32 of them, into group g */
     void (*glu)(const float *gate, const float *up, uint8_t *row,
                 uint32_t groups, uint32_t g);

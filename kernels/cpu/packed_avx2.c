@@ -203,9 +203,48 @@ strip_i4(const moe_strip_t *s)
 }
 
 
+/* vpmaddubsw, vpmaddwd and an addition for 32 products */
+static uint64_t
+probe_int8(uint64_t rounds)
+{
+    int       j;
+    __m256i   sum[8], a, b, one;
+    uint64_t  i;
+
+    a = _mm256_set1_epi8(3);
+    b = _mm256_set1_epi8((char) rounds);
+    one = _mm256_set1_epi16(1);
+
+    UNROLL
+    for (j = 0; j < 8; j++) {
+        sum[j] = a;
+    }
+
+    for (i = 0; i < rounds; i++) {
+        UNROLL
+        for (j = 0; j < 8; j++) {
+            /* hides from the compiler that nothing changes */
+            __asm__ volatile("" : "+x" (b));
+            sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(
+                         _mm256_maddubs_epi16(a, b), one));
+        }
+    }
+
+    for (j = 1; j < 8; j++) {
+        sum[0] = _mm256_add_epi32(sum[0], sum[j]);
+    }
+
+    __asm__ volatile("" : : "x" (sum[0]));
+
+    return rounds * 8 * 32 * 2;
+}
+
+
 const moe_packed_ops_t  moe_packed_avx2 = {
     .strip_i8 = strip_i8,
     .strip_i4 = strip_i4,
     .quantize = op_quantize,
+    .probe_int8 = probe_int8,
+    .probe_read = op_probe_read,
     .glu = op_glu
 };

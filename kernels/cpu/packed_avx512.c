@@ -165,9 +165,43 @@ strip_i4(const moe_strip_t *s)
 }
 
 
+static uint64_t
+probe_int8(uint64_t rounds)
+{
+    int       j;
+    __m512i   sum[12], a, b;
+    uint64_t  i;
+
+    a = _mm512_set1_epi8(3);
+    b = _mm512_set1_epi8((char) rounds);
+
+    UNROLL
+    for (j = 0; j < 12; j++) {
+        sum[j] = a;
+    }
+
+    for (i = 0; i < rounds; i++) {
+        UNROLL
+        for (j = 0; j < 12; j++) {
+            sum[j] = _mm512_dpbusd_epi32(sum[j], a, b);
+        }
+    }
+
+    for (j = 1; j < 12; j++) {
+        sum[0] = _mm512_add_epi32(sum[0], sum[j]);
+    }
+
+    __asm__ volatile("" : : "v" (sum[0]));
+
+    return rounds * 12 * 64 * 2;
+}
+
+
 const moe_packed_ops_t  moe_packed_avx512 = {
     .strip_i8 = strip_i8,
     .strip_i4 = strip_i4,
     .quantize = op_quantize,
+    .probe_int8 = probe_int8,
+    .probe_read = op_probe_read,
     .glu = op_glu
 };

@@ -80,9 +80,18 @@ strip_i4(const moe_strip_t *s)
 }
 
 
+static uint64_t
+probe_int8(uint64_t rounds)
+{
+    return 0;
+}
+
+
 const moe_packed_ops_t  moe_packed_plain = {
     .strip_i8 = strip_i8,
     .strip_i4 = strip_i4,
     .quantize = op_quantize,
+    .probe_int8 = probe_int8,
+    .probe_read = op_probe_read,
     .glu = op_glu
 };
