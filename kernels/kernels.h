@@ -274,8 +274,9 @@ typedef struct {
 } moe_kernels_t;
 
 
-/* bytes of quant that a row of k inputs takes; a product takes that many for
- * every row of every packed part, glu for its x and for the f in between */
+/* bytes of quant that a row of k inputs takes: matmul wants that many for every
+ * row of every packed part, glu for its x and for the f in between.  With less
+ * they go on in several turns; with less than for one row, nothing works. */
 size_t moe_quant_row(uint32_t k);
 
 /*

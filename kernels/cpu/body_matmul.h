@@ -385,16 +385,11 @@ matmul_cut(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
 
 
 static void
-op_matmul(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
+matmul_run(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
 {
     uint32_t      i, tasks;
     matmul_ctx_t  ctx = { parts, nparts };
 
-    if (nparts == 0) {
-        return;
-    }
-
-    moe_packed_rows(c, &MOE_PACKED, parts, nparts);
     tasks = matmul_cut(c, parts, nparts);
 
     if (tasks != 0) {
@@ -405,6 +400,42 @@ op_matmul(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
     tasks = parts[nparts - 1].task_end;
     for (i = 0; i < tasks; i++) {
         matmul_task(&ctx, i, 0);
+    }
+}
+
+
+/* all at once, but where rows for packed parts do not fit */
+static void
+op_matmul(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
+{
+    uint32_t      n;
+    moe_matmul_t  some;
+
+    while (nparts != 0) {
+
+        n = moe_packed_rows(c, &MOE_PACKED, parts, nparts);
+
+        if (n != 0) {
+            matmul_run(c, parts, n);
+
+        } else {
+            some = parts[0];
+            some.nrows = (uint32_t) (c->quant_size
+                                     / moe_quant_row(some.w.k));
+            if (some.nrows == 0) {
+                return;
+            }
+
+            (void) moe_packed_rows(c, &MOE_PACKED, &some, 1);
+            matmul_run(c, &some, 1);
+
+            parts[0].x += some.nrows * some.ldx;
+            parts[0].out += some.nrows * some.ldo;
+            parts[0].nrows -= some.nrows;
+        }
+
+        parts += n;
+        nparts -= n;
     }
 }
 

@@ -14,8 +14,7 @@ enum {
 
 typedef struct {
     const moe_packed_ops_t  *ops;
-    moe_matmul_t            *parts;     /* of moe_packed_rows() */
-    moe_glu_t               *glu;       /* of moe_packed_glu() */
+    moe_glu_t               *glu;
     uint32_t                 nparts;
 } packed_ctx_t;
 
@@ -87,11 +86,11 @@ quantize_rows(const moe_kctx_t *c, const moe_packed_ops_t *ops,
 }
 
 
-void
+uint32_t
 moe_packed_rows(const moe_kctx_t *c, const moe_packed_ops_t *ops,
     moe_matmul_t *parts, uint32_t nparts)
 {
-    size_t               at;
+    size_t               at, size;
     uint32_t             i;
     moe_matmul_t        *p;
     const moe_matmul_t  *last;
@@ -113,12 +112,19 @@ moe_packed_rows(const moe_kctx_t *c, const moe_packed_ops_t *ops,
             continue;
         }
 
+        size = p->nrows * moe_quant_row(p->w.k);
+        if (size > c->quant_size - at) {
+            return i;
+        }
+
         p->q = c->quant + at;
         quantize_rows(c, ops, p->x, p->ldx, p->w.k, p->nrows,
                       c->quant + at);
-        at += p->nrows * moe_quant_row(p->w.k);
+        at += size;
         last = p;
     }
+
+    return nparts;
 }
 
 
@@ -327,19 +333,31 @@ glu_run(const moe_kctx_t *k, packed_ctx_t *c, int down)
 }
 
 
-void
-moe_packed_glu(const moe_kctx_t *c, const moe_packed_ops_t *ops,
-    moe_glu_t *parts, uint32_t nparts)
+static size_t
+glu_row(const moe_glu_t *p)
+{
+    return moe_quant_row(p->gate.k) + moe_quant_row(p->gate.n);
+}
+
+
+/* as many parts as there is room for; 0: not even for the first */
+static uint32_t
+glu_turn(const moe_kctx_t *c, const moe_packed_ops_t *ops, moe_glu_t *parts,
+    uint32_t nparts)
 {
     size_t         at;
     uint32_t       i;
     moe_glu_t     *p;
-    packed_ctx_t   ctx = { ops, NULL, parts, nparts };
+    packed_ctx_t   ctx = { ops, parts, 0 };
 
     at = 0;
 
     for (i = 0; i < nparts; i++) {
         p = &parts[i];
+
+        if (p->nrows * glu_row(p) > c->quant_size - at) {
+            break;
+        }
 
         p->q = c->quant + at;
         quantize_rows(c, ops, p->x, p->gate.k, p->gate.k, p->nrows,
@@ -350,8 +368,41 @@ moe_packed_glu(const moe_kctx_t *c, const moe_packed_ops_t *ops,
         at += p->nrows * moe_quant_row(p->gate.n);
     }
 
-    if (nparts != 0) {
+    ctx.nparts = i;
+
+    if (i != 0) {
         glu_run(c, &ctx, 0);
         glu_run(c, &ctx, 1);
+    }
+
+    return i;
+}
+
+
+void
+moe_packed_glu(const moe_kctx_t *c, const moe_packed_ops_t *ops,
+    moe_glu_t *parts, uint32_t nparts)
+{
+    uint32_t   n;
+    moe_glu_t  some;
+
+    while (nparts != 0) {
+
+        n = glu_turn(c, ops, parts, nparts);
+
+        if (n == 0) {
+            some = parts[0];
+            some.nrows = (uint32_t) (c->quant_size / glu_row(&some));
+            if (glu_turn(c, ops, &some, 1) == 0 || some.nrows == 0) {
+                return;
+            }
+
+            parts[0].x += (size_t) some.nrows * some.gate.k;
+            parts[0].out += (size_t) some.nrows * some.down.n;
+            parts[0].nrows -= some.nrows;
+        }
+
+        parts += n;
+        nparts -= n;
     }
 }

@@ -135,9 +135,10 @@ void moe_unpack_row(const moe_matrix_t *w, uint32_t i, float *out);
 
 /*
  * Quantizes x of every packed part into c->quant, where parts that follow on
- * each other with the same x share it, and sets q.
+ * each other with the same x share it, and sets q.  Returns for how many of
+ * the parts there was room; 0: not even for all rows of the first.
  */
-void moe_packed_rows(const moe_kctx_t *c, const moe_packed_ops_t *ops,
+uint32_t moe_packed_rows(const moe_kctx_t *c, const moe_packed_ops_t *ops,
     moe_matmul_t *parts, uint32_t nparts);
 
 /* columns [begin, end) of a part whose q is set; begin a multiple of 32 */

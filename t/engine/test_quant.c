@@ -340,6 +340,59 @@ test_matmul_plain(void **state)
 }
 
 
+/* with room for few quantized rows it goes on in turns */
+static void
+test_room(void **state)
+{
+    int            s;
+    float         *x, *want, *out;
+    uint32_t       i, room;
+    moe_glu_t      g[3];
+    moe_kctx_t     c;
+    moe_matmul_t   p[3];
+    moe_matrix_t   w, up;
+
+    x = random_floats(3 * 20 * 64);
+    want = malloc(3 * 20 * 64 * sizeof(float));
+    out = malloc(3 * 20 * 64 * sizeof(float));
+    w = random_packed(MOE_W_I8_G32, 64, 64);
+    up = random_packed(MOE_W_I4_G32, 64, 64);
+
+    for (s = 0; s < nsets; s++) {
+        for (room = 0; room < 80; room = room * 2 + 1) {
+            c = ctx3;
+            c.quant_size = room == 0 ? ctx3.quant_size
+                                     : room * 2 * moe_quant_row(64);
+
+            for (i = 0; i < 3; i++) {
+                p[i] = (moe_matmul_t) { .w = i == 1 ? up : w,
+                                        .x = x + i * 20 * 64,
+                                        .out = out + i * 20 * 64,
+                                        .ldx = 64, .ldo = 64, .nrows = 20 };
+                g[i] = (moe_glu_t) { .gate = w, .up = up, .down = w,
+                                     .x = out + i * 20 * 64,
+                                     .out = out + i * 20 * 64,
+                                     .nrows = 20 };
+            }
+
+            sets[s]->matmul(&c, p, 3);
+            sets[s]->glu(&c, g, 3);
+
+            if (room == 0 && s == 0) {
+                memcpy(want, out, 3 * 20 * 64 * sizeof(float));
+            }
+            assert_memory_equal(out, want, 3 * 20 * 64 * sizeof(float));
+        }
+    }
+
+    free((void *) w.data);
+    free((void *) up.data);
+    free(x);
+    free(want);
+    free(out);
+}
+
+
 /* every set, every number of rows from 1 to 64, two numbers of threads */
 static void
 test_matmul_bits(void **state)
@@ -536,6 +589,7 @@ main(void)
         cmocka_unit_test(test_matmul_plain),
         cmocka_unit_test(test_matmul_bits),
         cmocka_unit_test(test_matmul_parts),
+        cmocka_unit_test(test_room),
         cmocka_unit_test(test_glu)
     };
 
