@@ -89,6 +89,68 @@ decode_q4_0(const uint8_t *in, size_t nblocks, float *out)
 }
 
 
+/* scale and minimum */
+
+static void
+decode_q4_1(const uint8_t *in, size_t nblocks, float *out)
+{
+    int    i;
+    float  d, m;
+
+    for ( /* void */ ; nblocks > 0; nblocks--, in += 20, out += 32) {
+        d = read_f16(in);
+        m = read_f16(in + 2);
+
+        for (i = 0; i < 16; i++) {
+            out[i] = d * (float) (in[4 + i] & 15) + m;
+            out[i + 16] = d * (float) (in[4 + i] >> 4) + m;
+        }
+    }
+}
+
+
+/* the fifth bits of all, then as with four */
+
+static int
+five_bits(const uint8_t *high, const uint8_t *low, int i)
+{
+    return (low[i % 16] >> i / 16 * 4 & 15) | (high[i / 8] >> i % 8 & 1) << 4;
+}
+
+
+static void
+decode_q5_0(const uint8_t *in, size_t nblocks, float *out)
+{
+    int    i;
+    float  d;
+
+    for ( /* void */ ; nblocks > 0; nblocks--, in += 22, out += 32) {
+        d = read_f16(in);
+
+        for (i = 0; i < 32; i++) {
+            out[i] = d * (float) (five_bits(in + 2, in + 6, i) - 16);
+        }
+    }
+}
+
+
+static void
+decode_q5_1(const uint8_t *in, size_t nblocks, float *out)
+{
+    int    i;
+    float  d, m;
+
+    for ( /* void */ ; nblocks > 0; nblocks--, in += 24, out += 32) {
+        d = read_f16(in);
+        m = read_f16(in + 2);
+
+        for (i = 0; i < 32; i++) {
+            out[i] = d * (float) five_bits(in + 4, in + 8, i) + m;
+        }
+    }
+}
+
+
 static void
 decode_q8_0(const uint8_t *in, size_t nblocks, float *out)
 {
@@ -226,9 +288,9 @@ static const moe_ggml_type_t  types[] = {
     [0] = { "F32", 1, 4, decode_f32 },
     [1] = { "F16", 1, 2, decode_f16 },
     [2] = { "Q4_0", 32, 18, decode_q4_0 },
-    [3] = { "Q4_1", 32, 20, NULL },
-    [6] = { "Q5_0", 32, 22, NULL },
-    [7] = { "Q5_1", 32, 24, NULL },
+    [3] = { "Q4_1", 32, 20, decode_q4_1 },
+    [6] = { "Q5_0", 32, 22, decode_q5_0 },
+    [7] = { "Q5_1", 32, 24, decode_q5_1 },
     [8] = { "Q8_0", 32, 34, decode_q8_0 },
     [9] = { "Q8_1", 32, 40, NULL },
     [10] = { "Q2_K", QK, 84, NULL },

@@ -734,6 +734,15 @@ moe_gguf_size(const moe_gguf_t *g)
 }
 
 
+void
+moe_gguf_forget(const moe_gguf_t *g)
+{
+    if (g->mapped) {
+        (void) madvise((void *) g->data, (size_t) g->size, MADV_DONTNEED);
+    }
+}
+
+
 const moe_gguf_kv_t *
 moe_gguf_find(const moe_gguf_t *g, const char *key)
 {

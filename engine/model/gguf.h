@@ -87,6 +87,10 @@ const char *moe_gguf_path(const moe_gguf_t *g);
 const uint8_t *moe_gguf_header(const moe_gguf_t *g, uint64_t *size);
 uint64_t moe_gguf_size(const moe_gguf_t *g);
 
+/* Gives back the memory of what has been read of the file; it can be read
+ * again. */
+void moe_gguf_forget(const moe_gguf_t *g);
+
 /* By name, O(log n), and all in order of name; NULL: there is none. */
 const moe_gguf_kv_t *moe_gguf_find(const moe_gguf_t *g, const char *key);
 const moe_gguf_tensor_t *moe_gguf_tensor(const moe_gguf_t *g,

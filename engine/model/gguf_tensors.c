@@ -2,24 +2,23 @@
  * GGUF tensors under the checkpoint's names.
  */
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/family.h"
 #include "model/gguf_model.h"
+#include "model/gguf_pack.h"
 
 
 #define NAME_SIZE  256
-
-/* blocks are decoded to float32 as long as this many elements hold them all */
-#define WIDE_ELEMS  (1u << 28)
-
 
 /* a GGUF tensor as plain numbers, in the file or in memory of our own */
 typedef struct {
     const uint8_t  *data;
     moe_dtype_e     dtype;
+    uint64_t        each;       /* bytes of a packed matrix */
 } plain_t;
 
 typedef struct {
@@ -27,7 +26,9 @@ typedef struct {
     const moe_config_t  *cfg;
     const moe_family_t  *fam;
     moe_err_t           *err;
-    moe_dtype_e          decoded;   /* what blocks become */
+    int                  pack;      /* matrices of blocks */
+    moe_dtype_e          decoded;   /* what other blocks become */
+    moe_pool_t          *pool;      /* NULL before it is needed */
 
     moe_st_tensor_t     *list;      /* names are malloc'ed */
     size_t               n;
@@ -45,48 +46,49 @@ typedef struct {
 typedef struct {
     const char  *from;
     const char  *to;
+    int          pack;              /* read as a whole matrix, by products */
 } rename_t;
 
 
 static const rename_t  top_names[] = {
-    { "token_embd.weight", "model.embed_tokens.weight" },
-    { "output_norm.weight", "model.norm.weight" },
-    { "output.weight", "lm_head.weight" }
+    { "token_embd.weight", "model.embed_tokens.weight", 0 },
+    { "output_norm.weight", "model.norm.weight", 0 },
+    { "output.weight", "lm_head.weight", 1 }
 };
 
 static const rename_t  layer_names[] = {
-    { "attn_norm.weight", "input_layernorm.weight" },
-    { "ffn_norm.weight", "post_attention_layernorm.weight" },
-    { "attn_q.weight", "self_attn.q_proj.weight" },
-    { "attn_k.weight", "self_attn.k_proj.weight" },
-    { "attn_v.weight", "self_attn.v_proj.weight" },
-    { "attn_q.bias", "self_attn.q_proj.bias" },
-    { "attn_k.bias", "self_attn.k_proj.bias" },
-    { "attn_v.bias", "self_attn.v_proj.bias" },
-    { "attn_q_norm.weight", "self_attn.q_norm.weight" },
-    { "attn_k_norm.weight", "self_attn.k_norm.weight" },
-    { "attn_output.weight", "self_attn.o_proj.weight" },
-    { "attn_q_a.weight", "self_attn.q_a_proj.weight" },
-    { "attn_q_a_norm.weight", "self_attn.q_a_layernorm.weight" },
-    { "attn_q_b.weight", "self_attn.q_b_proj.weight" },
-    { "attn_kv_a_mqa.weight", "self_attn.kv_a_proj_with_mqa.weight" },
-    { "attn_kv_a_norm.weight", "self_attn.kv_a_layernorm.weight" },
-    { "attn_kv_b.weight", "self_attn.kv_b_proj.weight" },
-    { "ffn_gate.weight", "mlp.gate_proj.weight" },
-    { "ffn_up.weight", "mlp.up_proj.weight" },
-    { "ffn_down.weight", "mlp.down_proj.weight" },
-    { "ffn_gate_inp.weight", "{moe}.gate.weight" },
-    { "exp_probs_b.bias", "{moe}.gate.e_score_correction_bias" },
-    { "ffn_gate_shexp.weight", "{moe}.{shared}.{gate}.weight" },
-    { "ffn_up_shexp.weight", "{moe}.{shared}.{up}.weight" },
-    { "ffn_down_shexp.weight", "{moe}.{shared}.{down}.weight" },
-    { "ffn_gate_inp_shexp.weight", "{moe}.shared_expert_gate.weight" },
+    { "attn_norm.weight", "input_layernorm.weight", 0 },
+    { "ffn_norm.weight", "post_attention_layernorm.weight", 0 },
+    { "attn_q.weight", "self_attn.q_proj.weight", 1 },
+    { "attn_k.weight", "self_attn.k_proj.weight", 1 },
+    { "attn_v.weight", "self_attn.v_proj.weight", 1 },
+    { "attn_q.bias", "self_attn.q_proj.bias", 0 },
+    { "attn_k.bias", "self_attn.k_proj.bias", 0 },
+    { "attn_v.bias", "self_attn.v_proj.bias", 0 },
+    { "attn_q_norm.weight", "self_attn.q_norm.weight", 0 },
+    { "attn_k_norm.weight", "self_attn.k_norm.weight", 0 },
+    { "attn_output.weight", "self_attn.o_proj.weight", 1 },
+    { "attn_q_a.weight", "self_attn.q_a_proj.weight", 1 },
+    { "attn_q_a_norm.weight", "self_attn.q_a_layernorm.weight", 0 },
+    { "attn_q_b.weight", "self_attn.q_b_proj.weight", 1 },
+    { "attn_kv_a_mqa.weight", "self_attn.kv_a_proj_with_mqa.weight", 1 },
+    { "attn_kv_a_norm.weight", "self_attn.kv_a_layernorm.weight", 0 },
+    { "attn_kv_b.weight", "self_attn.kv_b_proj.weight", 0 },
+    { "ffn_gate.weight", "mlp.gate_proj.weight", 1 },
+    { "ffn_up.weight", "mlp.up_proj.weight", 1 },
+    { "ffn_down.weight", "mlp.down_proj.weight", 1 },
+    { "ffn_gate_inp.weight", "{moe}.gate.weight", 0 },
+    { "exp_probs_b.bias", "{moe}.gate.e_score_correction_bias", 0 },
+    { "ffn_gate_shexp.weight", "{moe}.{shared}.{gate}.weight", 1 },
+    { "ffn_up_shexp.weight", "{moe}.{shared}.{up}.weight", 1 },
+    { "ffn_down_shexp.weight", "{moe}.{shared}.{down}.weight", 1 },
+    { "ffn_gate_inp_shexp.weight", "{moe}.shared_expert_gate.weight", 0 },
 };
 
 static const rename_t  fused_names[] = {
-    { "ffn_gate_exps.weight", "{moe}.experts.{n}.{gate}.weight" },
-    { "ffn_up_exps.weight", "{moe}.experts.{n}.{up}.weight" },
-    { "ffn_down_exps.weight", "{moe}.experts.{n}.{down}.weight" }
+    { "ffn_gate_exps.weight", "{moe}.experts.{n}.{gate}.weight", 1 },
+    { "ffn_up_exps.weight", "{moe}.experts.{n}.{up}.weight", 1 },
+    { "ffn_down_exps.weight", "{moe}.experts.{n}.{down}.weight", 1 }
 };
 
 #define COUNT(list)  (sizeof(list) / sizeof(list[0]))
@@ -97,6 +99,8 @@ tensors_release(void *data)
 {
     size_t      i;
     tensors_t  *t = data;
+
+    moe_pool_destroy(t->pool);
 
     for (i = 0; i < t->n; i++) {
         free((char *) t->list[i].name);
@@ -240,6 +244,58 @@ plain_of(tensors_t *t, const moe_gguf_tensor_t *s, plain_t *p)
 }
 
 
+/* threads only as long as there is something to pack */
+static int
+pool_of(tensors_t *t)
+{
+    uint32_t   threads;
+    cpu_set_t  set;
+
+    if (t->pool == NULL) {
+        threads = sched_getaffinity(0, sizeof(set), &set) == 0
+                  ? (uint32_t) CPU_COUNT(&set) : 1;
+        t->pool = moe_pool_create(threads, t->err);
+    }
+
+    return t->pool != NULL ? 0 : -1;
+}
+
+
+/* n matrices of rows; head: see moe_gguf_pack() */
+static int
+packed_of(tensors_t *t, const moe_gguf_tensor_t *s, uint64_t n, uint64_t rows,
+    uint64_t head, plain_t *p)
+{
+    uint8_t  *out;
+
+    p->dtype = moe_gguf_packed_type(s);
+    p->each = moe_gguf_packed_size(s, rows, s->dims[0]);
+
+    out = copy_new(t, n * p->each);
+    if (out == NULL || pool_of(t) != 0) {
+        return -1;
+    }
+
+    p->data = out;
+
+    if (moe_gguf_pack(s, n, rows, head, t->pool, out, t->err) != 0) {
+        return moe_err_prefix(t->err, "%s", moe_gguf_path(t->g));
+    }
+
+    return 0;
+}
+
+
+/* blocks that the kernels can have in their own layout; dims are what the
+ * engine has room for at all */
+static int
+is_packable(const tensors_t *t, const moe_gguf_tensor_t *s)
+{
+    return t->pack && s->type->elems > 1 && s->type->decode != NULL
+           && s->dims[0] <= MOE_MAX_FFN && s->dims[1] <= MOE_MAX_VOCAB;
+}
+
+
 /* one tensor [rows, cols] (rows 0: a vector) of the checkpoint */
 static int
 add_tensor(tensors_t *t, const char *name, const moe_gguf_tensor_t *s,
@@ -272,7 +328,9 @@ add_tensor(tensors_t *t, const char *name, const moe_gguf_tensor_t *s,
     to->dtype = dtype;
     to->dtype_name = s->type->name;
     to->data = data;
-    to->size = (rows ? rows : 1) * cols * moe_dtype_size(dtype);
+    to->size = moe_dtype_is_packed(dtype)
+               ? moe_gguf_packed_size(s, rows, cols)
+               : (rows ? rows : 1) * cols * moe_dtype_size(dtype);
     to->offset = s->offset;
     to->ndim = rows ? 2 : 1;
     to->dims[0] = rows ? rows : cols;
@@ -292,6 +350,11 @@ add_whole(tensors_t *t, const char *name, const moe_gguf_tensor_t *s,
     uint32_t          i;
     moe_st_tensor_t  *to;
 
+    if (moe_dtype_is_packed(p->dtype)) {
+        return add_tensor(t, name, s, p->dtype, p->data, s->dims[1],
+                          s->dims[0]);
+    }
+
     if (add_tensor(t, name, s, p->dtype, p->data, 1, elements(s)) != 0) {
         return -1;
     }
@@ -308,6 +371,20 @@ add_whole(tensors_t *t, const char *name, const moe_gguf_tensor_t *s,
     }
 
     return 0;
+}
+
+
+/* packed where it can be */
+static int
+add_matrix(tensors_t *t, const char *name, const moe_gguf_tensor_t *s)
+{
+    int      rc;
+    plain_t  p;
+
+    rc = s->ndim == 2 && is_packable(t, s)
+         ? packed_of(t, s, 1, s->dims[1], 0, &p) : plain_of(t, s, &p);
+
+    return rc != 0 ? -1 : add_whole(t, name, s, &p);
 }
 
 
@@ -383,11 +460,6 @@ unpermute(tensors_t *t, const moe_gguf_tensor_t *s, plain_t *p, int heads)
     uint64_t        h, i, j, row, half;
 
     half = (uint64_t) t->cfg->head_dim / 2;
-
-    if (s->ndim != 2 || s->dims[1] != (uint64_t) heads * half * 2) {
-        return bad_shape(t, s, "that of the heads");
-    }
-
     row = s->dims[0] * moe_dtype_size(p->dtype);
 
     out = copy_new(t, row * s->dims[1]);
@@ -418,10 +490,6 @@ add_renamed(tensors_t *t, int layer, const rename_t *r,
     char     name[NAME_SIZE];
     plain_t  p;
 
-    if (plain_of(t, s, &p) != 0) {
-        return -1;
-    }
-
     heads = 0;
 
     if (t->cfg->family == MOE_FAMILY_MIXTRAL) {
@@ -430,13 +498,26 @@ add_renamed(tensors_t *t, int layer, const rename_t *r,
                 : 0;
     }
 
-    if (heads != 0 && p.dtype != MOE_DTYPE_OTHER
-        && unpermute(t, s, &p, heads) != 0)
+    layer_name(t, name, layer, r->to, 0);
+
+    if (heads != 0 && (s->ndim != 2 || s->dims[1] != (uint64_t) heads
+                                                * (uint64_t) t->cfg->head_dim))
+    {
+        return bad_shape(t, s, "that of the heads");
+    }
+
+    if (r->pack && s->ndim == 2 && is_packable(t, s)) {
+        return packed_of(t, s, 1, s->dims[1],
+                         heads ? (uint64_t) t->cfg->head_dim : 0, &p) != 0
+               ? -1 : add_whole(t, name, s, &p);
+    }
+
+    if (plain_of(t, s, &p) != 0
+        || (heads != 0 && p.dtype != MOE_DTYPE_OTHER
+            && unpermute(t, s, &p, heads) != 0))
     {
         return -1;
     }
-
-    layer_name(t, name, layer, r->to, 0);
 
     /* one row, which is a vector here */
     if (strcmp(r->from, "ffn_gate_inp_shexp.weight") == 0 && s->ndim == 1) {
@@ -461,7 +542,9 @@ add_experts(tensors_t *t, int layer, const char *to,
 
     for (e = 0; e < t->cfg->n_experts; e++) {
         layer_name(t, name, layer, to, e);
-        at = ((uint64_t) e * s->dims[1] + first) * s->dims[0] * width;
+        at = moe_dtype_is_packed(p->dtype)
+             ? (uint64_t) e * p->each
+             : ((uint64_t) e * s->dims[1] + first) * s->dims[0] * width;
 
         if (add_tensor(t, name, s, p->dtype, p->data + at, rows, s->dims[0])
             != 0)
@@ -483,6 +566,12 @@ add_fused(tensors_t *t, int layer, int part, const moe_gguf_tensor_t *s)
 
     if (s->dims[2] != (uint64_t) t->cfg->n_experts || s->dims[3] != 1) {
         return bad_shape(t, s, "one part an expert");
+    }
+
+    if (part < 3 && is_packable(t, s)) {
+        return packed_of(t, s, s->dims[2], s->dims[1], 0, &p) != 0
+               ? -1 : add_experts(t, layer, fused_names[part].to, s, &p, 0,
+                                  s->dims[1]);
     }
 
     if (plain_of(t, s, &p) != 0) {
@@ -677,7 +766,7 @@ add_unknown(tensors_t *t, const moe_gguf_tensor_t *s)
 {
     plain_t  p;
 
-    p = (plain_t) { s->data, MOE_DTYPE_OTHER };
+    p = (plain_t) { s->data, MOE_DTYPE_OTHER, 0 };
 
     return add_whole(t, s->name, s, &p);
 }
@@ -690,7 +779,6 @@ add_of_layer(tensors_t *t, int layer, const char *name,
     int       done, part, expert;
     char      to[NAME_SIZE];
     size_t    i;
-    plain_t   p;
 
     for (i = 0; i < COUNT(layer_names); i++) {
         if (strcmp(name, layer_names[i].from) == 0) {
@@ -711,7 +799,7 @@ add_of_layer(tensors_t *t, int layer, const char *name,
     if (single_expert(name, &part, &expert)) {
         layer_name(t, to, layer, fused_names[part].to, expert);
 
-        return plain_of(t, s, &p) != 0 ? -1 : add_whole(t, to, s, &p);
+        return add_matrix(t, to, s);
     }
 
     if (add_kv_half(t, layer, name, s, &done) != 0) {
@@ -731,8 +819,9 @@ add_one(tensors_t *t, const moe_gguf_tensor_t *s)
 
     for (i = 0; i < COUNT(top_names); i++) {
         if (strcmp(s->name, top_names[i].from) == 0) {
-            return plain_of(t, s, &p) != 0
-                   ? -1 : add_whole(t, top_names[i].to, s, &p);
+            return top_names[i].pack ? add_matrix(t, top_names[i].to, s)
+                   : plain_of(t, s, &p) != 0
+                     ? -1 : add_whole(t, top_names[i].to, s, &p);
         }
     }
 
@@ -748,9 +837,9 @@ add_one(tensors_t *t, const moe_gguf_tensor_t *s)
 }
 
 
-/* whether all that has to be decoded is little enough to stay float32 */
-static moe_dtype_e
-decoded_type(const moe_gguf_t *g)
+/* whether the elements of all blocks are at most so many */
+static int
+is_small(const moe_gguf_t *g, uint64_t max)
 {
     size_t                    i;
     uint64_t                  sum;
@@ -760,16 +849,21 @@ decoded_type(const moe_gguf_t *g)
 
     for (i = 0; (s = moe_gguf_tensor_at(g, i)) != NULL; i++) {
         if (s->type->elems > 1) {
-            sum += elements(s) < WIDE_ELEMS ? elements(s) : WIDE_ELEMS + 1;
+            if (elements(s) > max - sum) {
+                return 0;
+            }
+
+            sum += elements(s);
         }
     }
 
-    return sum <= WIDE_ELEMS ? MOE_DTYPE_F32 : MOE_DTYPE_BF16;
+    return 1;
 }
 
 
 moe_st_t *
-moe_gguf_tensors(moe_gguf_t *g, const moe_config_t *cfg, moe_err_t *err)
+moe_gguf_tensors(moe_gguf_t *g, const moe_config_t *cfg, uint64_t wide,
+    moe_err_t *err)
 {
     size_t                    i;
     tensors_t                *t;
@@ -787,13 +881,21 @@ moe_gguf_tensors(moe_gguf_t *g, const moe_config_t *cfg, moe_err_t *err)
     t->cfg = cfg;
     t->fam = moe_family(cfg->family);
     t->err = err;
-    t->decoded = decoded_type(g);
+    t->pack = !is_small(g, wide);
+    t->decoded = t->pack ? MOE_DTYPE_BF16 : MOE_DTYPE_F32;
 
     for (i = 0; (s = moe_gguf_tensor_at(g, i)) != NULL; i++) {
         if (add_one(t, s) != 0) {
             tensors_release(t);
             return NULL;
         }
+    }
+
+    moe_pool_destroy(t->pool);
+    t->pool = NULL;
+
+    if (t->pack) {
+        moe_gguf_forget(g);
     }
 
     file.path = moe_gguf_path(g);
@@ -812,5 +914,5 @@ moe_gguf_tensors_open(const char *path, const moe_config_t *cfg,
 
     g = moe_gguf_open(path, err);
 
-    return g != NULL ? moe_gguf_tensors(g, cfg, err) : NULL;
+    return g != NULL ? moe_gguf_tensors(g, cfg, MOE_GGUF_WIDE, err) : NULL;
 }

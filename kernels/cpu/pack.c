@@ -228,6 +228,39 @@ moe_pack_strip(moe_wtype_e type, const float *w, uint32_t nrows, uint32_t k,
 
 
 void
+moe_pack_quants(moe_wtype_e type, const int8_t *q, const uint16_t *scales,
+    uint32_t nrows, uint32_t k, uint8_t *out)
+{
+    size_t     block, at;
+    uint8_t   *to;
+    uint32_t   g, i, j, groups;
+
+    block = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    groups = moe_groups(k);
+    memset(out, 0, moe_packed_strip(type, k));
+
+    for (i = 0; i < MOE_STRIP; i++) {
+        for (g = 0; g < groups; g++) {
+            to = out + g * block;
+
+            for (j = 0; j < MOE_GROUP; j++) {
+                at = place(type, i, j);
+                to[at] |= type == MOE_W_I8_G32
+                          ? (uint8_t) ((i < nrows ? *q : 0) + 128)
+                          : (uint8_t) (((i < nrows ? *q : 0) + 8)
+                                       << (j / 4 % 2 * 4));
+                q += i < nrows;
+            }
+
+            if (i < nrows) {
+                memcpy(to + block - 64 + i * 2, scales++, 2);
+            }
+        }
+    }
+}
+
+
+void
 moe_unpack_row(const moe_matrix_t *w, uint32_t i, float *out)
 {
     int             q;

@@ -129,6 +129,13 @@ uint64_t moe_packed_size(moe_wtype_e type, uint64_t n, uint64_t k);
 int moe_pack_strip(moe_wtype_e type, const float *w, uint32_t nrows,
     uint32_t k, uint8_t *out);
 
+/*
+ * The same of quants that are there already: q[nrows][groups * 32], of I4 -8
+ * to 7, and the bits of their float16 scales[nrows][groups].
+ */
+void moe_pack_quants(moe_wtype_e type, const int8_t *q,
+    const uint16_t *scales, uint32_t nrows, uint32_t k, uint8_t *out);
+
 /* The values of row i of a packed matrix, out[k]. */
 void moe_unpack_row(const moe_matrix_t *w, uint32_t i, float *out);
 

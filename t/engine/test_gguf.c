@@ -17,7 +17,9 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "kernels/cpu/packed.h"
 #include "model/gguf_model.h"
+#include "model/gguf_pack.h"
 #include "model/model.h"
 #include "model/weights.h"
 
@@ -84,7 +86,7 @@ test_blocks(void **state)
         free(got);
     }
 
-    assert_int_equal(n, 9);
+    assert_int_equal(n, 12);
     free(file);
 }
 
@@ -308,6 +310,210 @@ test_mixed(void **state)
     }
 
     free(out);
+}
+
+
+/* a matrix of blocks of the goldens, packed, against its values; the rows of
+ * heads of eight come back from neighbours */
+static void
+check_packed(uint32_t ggml, const uint8_t *blocks, moe_pool_t *pool)
+{
+    float                  want[1024], got[1024], most, e;
+    uint8_t               *out;
+    uint64_t               size;
+    uint32_t               m, i, j, g, at, cols, rows;
+    moe_err_t              err;
+    moe_matrix_t           w;
+    moe_gguf_tensor_t      s;
+
+    memset(&s, 0, sizeof(s));
+    s.name = "x";
+    s.type = moe_ggml_type(ggml);
+    s.ggml = ggml;
+    s.data = blocks;
+
+    /* two matrices */
+    cols = s.type->elems == 256 ? 256 : 32;
+    rows = 1024 / cols / 2;
+    s.dims[0] = cols;
+
+    size = moe_gguf_packed_size(&s, rows, cols);
+    out = aligned_alloc(64, (size_t) size * 2);
+    memset(out, 0xaa, (size_t) size * 2);
+
+    if (moe_gguf_pack(&s, 2, rows, rows % 8 == 0 ? 8 : 0, pool, out, &err)
+        != 0)
+    {
+        fail_msg("%s: %s", s.type->name, err.text);
+    }
+
+    s.type->decode(blocks, 1024 / s.type->elems, want);
+
+    for (m = 0; m < 2; m++) {
+        w = (moe_matrix_t) {
+            .data = out + m * size,
+            .type = moe_gguf_packed_type(&s) == MOE_DTYPE_I4_G32
+                    ? MOE_W_I4_G32 : MOE_W_I8_G32,
+            .n = rows,
+            .k = cols
+        };
+
+        for (i = 0; i < rows; i++) {
+            moe_unpack_row(&w, i, got);
+            at = rows % 8 == 0 ? i / 8 * 8 + i % 4 * 2 + i % 8 / 4 : i;
+            at = (m * rows + at) * cols;
+
+            for (g = 0; g < cols; g += 32) {
+                most = 0;
+
+                for (j = g; j < g + 32; j++) {
+                    most = fmaxf(most, fabsf(want[at + j]));
+                }
+
+                for (j = g; j < g + 32; j++) {
+                    e = fabsf(got[j] - want[at + j]);
+
+                    if (ggml == MOE_GGML_Q4_0 || ggml == MOE_GGML_Q8_0
+                        || ggml == MOE_GGML_MXFP4
+                        ? e != 0 : e > most / 127 * 0.57f + 4e-6f)
+                    {
+                        fail_msg("%s: matrix %u [%u, %u]: %g, not %g",
+                                 s.type->name, m, i, j, (double) got[j],
+                                 (double) want[at + j]);
+                    }
+                }
+            }
+        }
+    }
+
+    free(out);
+}
+
+
+static void
+test_packed(void **state)
+{
+    char        *file;
+    size_t       len, at, i, j;
+    uint8_t     *blocks;
+    uint32_t     h[4];
+    moe_err_t    err;
+    moe_pool_t  *pool;
+
+    (void) state;
+
+    pool = moe_pool_create(2, &err);
+    file = moe_file_read(GOLDEN "blocks.bin", 1 << 20, &len, NULL, &err);
+    assert_non_null(pool);
+    assert_non_null(file);
+
+    for (at = 0; at < len; at += h[1] * h[2] * sizeof(float)) {
+        memcpy(h, file + at, sizeof(h));
+        at += sizeof(h);
+        blocks = (uint8_t *) file + at;
+        at += h[1] * h[3];
+
+        if (h[2] == 1) {
+            continue;
+        }
+
+        for (i = 0; i < h[1]; i++) {
+            if (h[0] == MOE_GGML_MXFP4) {
+                blocks[i * h[3]] = (uint8_t) (108 + i);
+            }
+
+            /* random scales are as large as float16 goes */
+            for (j = 0; (h[2] == 256 || h[0] == MOE_GGML_Q4_1
+                         || h[0] == MOE_GGML_Q5_0 || h[0] == MOE_GGML_Q5_1)
+                        && j < 2; j++)
+            {
+                blocks[i * h[3] + (h[0] == MOE_GGML_Q6_K ? 209 : j * 2 + 1)]
+                    &= 0x3f;
+            }
+        }
+
+        check_packed(h[0], blocks, pool);
+    }
+
+    free(file);
+    moe_pool_destroy(pool);
+}
+
+
+/* a power of two that float16 has not */
+static void
+test_packed_range(void **state)
+{
+    uint8_t             *out, blocks[33 * 17] = { 0 };
+    moe_err_t            err;
+    moe_pool_t          *pool;
+    moe_gguf_tensor_t    s = {
+        .name = "x",
+        .type = moe_ggml_type(MOE_GGML_MXFP4),
+        .ggml = MOE_GGML_MXFP4,
+        .data = blocks,
+        .dims = { 32 }
+    };
+
+    (void) state;
+
+    pool = moe_pool_create(1, &err);
+    assert_non_null(pool);
+
+    out = aligned_alloc(64, 2176);
+    assert_int_equal(moe_gguf_packed_size(&s, 33, 32), 2176);
+    assert_int_equal(moe_gguf_pack(&s, 1, 33, 0, pool, out, &err), 0);
+
+    blocks[32 * 17] = 144;
+    assert_int_equal(moe_gguf_pack(&s, 1, 33, 0, pool, out, &err), -1);
+    assert_non_null(strstr(err.text, "a value is too large"));
+
+    free(out);
+    moe_pool_destroy(pool);
+}
+
+
+/* the tensors of a large model are packed where they are whole matrices */
+static void
+test_mixed_packed(void **state)
+{
+    json_t               *sums;
+    moe_st_t             *st;
+    moe_err_t             err;
+    moe_gguf_t           *g;
+    moe_config_t          cfg;
+    moe_weights_t        *w;
+    moe_layer_weights_t  *l;
+
+    (void) state;
+
+    sums = json_load_file(GOLDEN "mixed.json", 0, NULL);
+    g = moe_gguf_open(GOLDEN "mixed.gguf", &err);
+
+    if (g == NULL || moe_gguf_config(g, &cfg, &err) != 0
+        || (st = moe_gguf_tensors(g, &cfg, 0, &err)) == NULL
+        || (w = moe_weights_bind(st, &cfg, &err)) == NULL)
+    {
+        fail_msg("%s", err.text);
+    }
+
+    l = w->layers;
+
+    assert_int_equal(w->embed.dtype, MOE_DTYPE_BF16);
+    assert_int_equal(w->norm.dtype, MOE_DTYPE_F32);
+    assert_int_equal(l->router.dtype, MOE_DTYPE_F32);
+    assert_int_equal(w->head.dtype, MOE_DTYPE_I8_G32);
+    assert_int_equal(l->q.dtype, MOE_DTYPE_I8_G32);
+    assert_int_equal(l->experts[1].gate.dtype, MOE_DTYPE_I8_G32);
+    assert_int_equal(l->o.dtype, MOE_DTYPE_I4_G32);
+
+    same_sum("blk.0.attn_v.weight", &l->v, 1, sums);
+    same_sum("blk.0.attn_output.weight", &l->o, 1, sums);
+    same_sum("blk.0.ffn_up_exps.weight", &l->experts[0].up, 2, sums);
+    same_sum("blk.0.ffn_down_exps.weight", &l->experts[0].down, 2, sums);
+
+    moe_weights_free(w);
+    json_decref(sums);
 }
 
 
@@ -672,6 +878,9 @@ main(void)
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_models),
         cmocka_unit_test(test_mixed),
+        cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_packed_range),
+        cmocka_unit_test(test_mixed_packed),
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_broken),
         cmocka_unit_test(test_refused),

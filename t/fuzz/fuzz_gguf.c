@@ -37,7 +37,7 @@ read_tensors(const moe_st_t *st)
 
 
 static void
-use_model(moe_gguf_t *g)
+use_model(moe_gguf_t *g, const uint8_t *data, size_t size)
 {
     moe_st_t       *st;
     moe_err_t       err;
@@ -51,7 +51,9 @@ use_model(moe_gguf_t *g)
         return;
     }
 
-    st = moe_gguf_tensors(g, &cfg, &err);
+    /* either way, by a byte of the file */
+    st = moe_gguf_tensors(g, &cfg, data[size - 1] & 1 ? 0 : MOE_GGUF_WIDE,
+                          &err);
     if (st == NULL) {
         return;
     }
@@ -94,7 +96,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
 
-    use_model(g);
+    use_model(g, data, size);
 
     return 0;
 }

@@ -319,8 +319,8 @@ def write_models(out):
             convert(out / name, out / f"{name}-old.gguf", T.BF16, old=True)
 
 
-TYPES = (T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q4_K, T.Q5_K, T.Q6_K,
-         T.MXFP4)
+TYPES = (T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1,
+         T.Q4_K, T.Q5_K, T.Q6_K, T.MXFP4)
 
 
 def write_blocks(out):
@@ -337,6 +337,7 @@ def write_blocks(out):
                 raw = rng.normal(size=n).astype("<f4").view(
                     np.uint8).reshape(n, 4)
             halves = {T.F16: (0,), T.Q8_0: (0,), T.Q4_0: (0,),
+                      T.Q4_1: (0, 2), T.Q5_0: (0,), T.Q5_1: (0, 2),
                       T.Q4_K: (0, 2), T.Q5_K: (0, 2), T.Q6_K: (208,),
                       T.BF16: (0,)}
             for at in halves.get(kind, ()):
