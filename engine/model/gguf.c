@@ -735,10 +735,16 @@ moe_gguf_size(const moe_gguf_t *g)
 
 
 void
-moe_gguf_forget(const moe_gguf_t *g)
+moe_gguf_forget(const moe_gguf_t *g, const moe_gguf_tensor_t *t)
 {
+    uintptr_t  page, first, last;
+
+    page = (uintptr_t) sysconf(_SC_PAGESIZE);
+    first = (uintptr_t) t->data / page * page;
+    last = (uintptr_t) t->data + t->size;
+
     if (g->mapped) {
-        (void) madvise((void *) g->data, (size_t) g->size, MADV_DONTNEED);
+        (void) madvise((void *) first, last - first, MADV_DONTNEED);
     }
 }
 

@@ -87,9 +87,9 @@ const char *moe_gguf_path(const moe_gguf_t *g);
 const uint8_t *moe_gguf_header(const moe_gguf_t *g, uint64_t *size);
 uint64_t moe_gguf_size(const moe_gguf_t *g);
 
-/* Gives back the memory of what has been read of the file; it can be read
- * again. */
-void moe_gguf_forget(const moe_gguf_t *g);
+/* Gives back the memory that a tensor's part of the file takes here; it can be
+ * read again. */
+void moe_gguf_forget(const moe_gguf_t *g, const moe_gguf_tensor_t *t);
 
 /* By name, O(log n), and all in order of name; NULL: there is none. */
 const moe_gguf_kv_t *moe_gguf_find(const moe_gguf_t *g, const char *key);

@@ -236,6 +236,7 @@ plain_of(tensors_t *t, const moe_gguf_tensor_t *s, plain_t *p)
     }
 
     decode(s, t->decoded, out);
+    moe_gguf_forget(t->g, s);
 
     p->data = out;
     p->dtype = t->decoded;
@@ -281,6 +282,8 @@ packed_of(tensors_t *t, const moe_gguf_tensor_t *s, uint64_t n, uint64_t rows,
     if (moe_gguf_pack(s, n, rows, head, t->pool, out, t->err) != 0) {
         return moe_err_prefix(t->err, "%s", moe_gguf_path(t->g));
     }
+
+    moe_gguf_forget(t->g, s);
 
     return 0;
 }
@@ -893,10 +896,6 @@ moe_gguf_tensors(moe_gguf_t *g, const moe_config_t *cfg, uint64_t wide,
 
     moe_pool_destroy(t->pool);
     t->pool = NULL;
-
-    if (t->pack) {
-        moe_gguf_forget(g);
-    }
 
     file.path = moe_gguf_path(g);
     file.header = moe_gguf_header(g, &file.header_size);

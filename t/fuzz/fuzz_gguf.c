@@ -1,6 +1,6 @@
 /*
- * libFuzzer: a GGUF file, its metadata as a configuration, and its tensors as
- * that configuration's.
+ * libFuzzer: a GGUF file, its metadata as a tokenizer and as a configuration,
+ * and its tensors as that configuration's.
  */
 
 #include <stdint.h>
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "model/gguf_model.h"
+#include "model/gguf_text.h"
 #include "model/weights.h"
 
 
@@ -33,6 +34,32 @@ read_tensors(const moe_st_t *st)
             sink += t->data[t->size - 1];
         }
     }
+}
+
+
+static void
+use_text(const moe_gguf_t *g)
+{
+    json_t           *config;
+    moe_err_t         err;
+    moe_ids_t         ids = { 0 };
+    moe_tokenizer_t  *t;
+
+    static const char  text[] = " ab  12 don't <s>\n\xc3\xa9";
+
+    config = moe_gguf_tokenizer_config(g, &err);
+    json_decref(config);
+
+    t = moe_gguf_tokenizer(g, &err);
+
+    if (t != NULL) {
+        (void) moe_tokenizer_encode(t, text, sizeof(text) - 1, NULL,
+                                    MOE_TOK_SPECIAL | MOE_TOK_ADD_BOS, &ids,
+                                    &err);
+    }
+
+    moe_ids_free(&ids);
+    moe_tokenizer_free(t);
 }
 
 
@@ -96,6 +123,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
 
+    use_text(g);
     use_model(g, data, size);
 
     return 0;
