@@ -269,7 +269,7 @@ test_mixed(void **state)
     uint32_t              i;
     moe_err_t             err;
     moe_config_t          cfg;
-    moe_weights_t        *w;
+    moe_weights_t        *w = NULL;
     moe_layer_weights_t  *l;
 
     (void) state;
@@ -478,11 +478,11 @@ static void
 test_mixed_packed(void **state)
 {
     json_t               *sums;
-    moe_st_t             *st;
+    moe_st_t             *st = NULL;
     moe_err_t             err;
     moe_gguf_t           *g;
     moe_config_t          cfg;
-    moe_weights_t        *w;
+    moe_weights_t        *w = NULL;
     moe_layer_weights_t  *l;
 
     (void) state;
