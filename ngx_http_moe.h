@@ -461,6 +461,7 @@ void ngx_http_moe_output(ngx_http_moe_ctx_t *ctx);
 void ngx_http_moe_output_comment(ngx_http_moe_ctx_t *ctx);
 void ngx_http_moe_output_handler(ngx_http_request_t *r);
 void ngx_http_moe_output_credit(ngx_http_moe_ctx_t *ctx);
+void ngx_http_moe_output_exit(void);
 
 
 /* peer */

@@ -914,4 +914,5 @@ static void
 ngx_http_moe_exit_process(ngx_cycle_t *cycle)
 {
     ngx_http_moe_lanes_close();
+    ngx_http_moe_output_exit();
 }

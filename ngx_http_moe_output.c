@@ -78,6 +78,15 @@ ngx_http_moe_output(ngx_http_moe_ctx_t *ctx)
 }
 
 
+/* the worker ends */
+
+void
+ngx_http_moe_output_exit(void)
+{
+    ngx_http_moe_out_free(&ngx_http_moe_output_buf);
+}
+
+
 /* one JSON object, when all is known */
 
 static void

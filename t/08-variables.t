@@ -192,7 +192,7 @@ location / { moe_pass unix:$TEST_NGINX_A_SOCK; moe_queue_timeout 200ms; }
 --- check eval
 sub { my ($doc, $body, $name) = @_;
     select undef, undef, undef, 0.1;
-    open my $f, '<', "$ENV{TEST_NGINX_SERVROOT}/logs/access.log";
+    open my $f, '<', "$ENV{TEST_NGINX_SERVER_ROOT}/logs/access.log";
     my $log = do { local $/; <$f> };
     my ($id) = $body =~ /"id":"cmpl-([0-9a-f]{32})"/;
     Test::More::like($log, qr/I=$id /, "$name - the same"); }

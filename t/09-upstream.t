@@ -42,7 +42,7 @@ access_log logs/access.log moe;
 [(200) x 4]
 --- check eval
 { my $n = 0; [((sub { }) x 3), sub { select undef, undef, undef, 0.2;
-    open my $f, '<', "$ENV{TEST_NGINX_SERVROOT}/logs/access.log";
+    open my $f, '<', "$ENV{TEST_NGINX_SERVER_ROOT}/logs/access.log";
     my @a = grep /E=unix:\S+a\.sock/, <$f>;
     Test::More::is(scalar @a, 3, 'three of four'); }] }
 

@@ -14,7 +14,7 @@ moe_puppet('a');
            ? $block->config
            : "location / { moe_pass unix:\$TEST_NGINX_A_SOCK; }\n"));
     $block->set_value('ignore_response', 1) if !defined $block->check;
-    $block->set_value('wait', 0.3) if !defined $block->wait;
+    $block->set_value('wait', 0.3) if !$block->wait;
 });
 
 # TLS, for HTTP/2 over it
@@ -191,10 +191,11 @@ server {
 {"prompt":"tokens=1"}
 --- check eval
 sub { my ($doc, $body, $name) = @_;
-    my $root = $ENV{TEST_NGINX_SERVROOT};
+    my $root = $ENV{TEST_NGINX_SERVER_ROOT};
     my $ask = sub {
         my ($how, $data) = @_;
-        return `curl -s -m 0.5 $how/v1/completions -d '$data'`;
+        my $m = $ENV{TEST_NGINX_USE_VALGRIND} ? 3 : 0.5;
+        return `curl -s -m $m $how/v1/completions -d '$data'`;
     };
     my $h2c = "--http2-prior-knowledge --unix-socket $root/h2c.sock http://a";
     my $h2 = "--http2 -k --unix-socket $root/h2.sock https://a";
@@ -206,7 +207,7 @@ sub { my ($doc, $body, $name) = @_;
         $ask->($how, '{"prompt":"start=5000"}');
     }
 
-    select undef, undef, undef, 0.3;
+    select undef, undef, undef, $ENV{TEST_NGINX_USE_VALGRIND} ? 2 : 0.3;
     open my $f, '<', "$root/logs/h2.log";
     my @l = <$f>;
     Test::More::is(scalar(grep / F=stop .* us=200 /, @l), 2, "$name - two finished");

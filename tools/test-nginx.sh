@@ -89,9 +89,25 @@ if [ $# = 0 ]; then
     [ -z "$live" ] || set -- "$@" t/live-*.t
 fi
 
+# valgrind's findings fail the run
+
+if [ -n "${TEST_NGINX_USE_VALGRIND:-}" ]; then
+    export TEST_NGINX_USE_VALGRIND="--leak-check=full --num-callers=40
+        --show-possibly-lost=no --keep-debuginfo=yes
+        --suppressions=$PWD/t/valgrind.suppress
+        --log-file=$dir/valgrind.%p"
+    TEST_NGINX_USE_VALGRIND=$(echo $TEST_NGINX_USE_VALGRIND)
+fi
+
 echo "== $suite: $($nginx -v 2>&1)"
 rc=0
 prove "$@" || rc=$?
+
+for log in "$dir"/valgrind.*; do
+    [ -s "$log" ] || continue
+    grep -v '^==[0-9]*== $' "$log" >&2
+    rc=1
+done
 
 if ! kill -0 $engine 2>/dev/null; then
     echo "test-nginx: the engine has ended" >&2

@@ -241,6 +241,14 @@ sub expand($) {
         if $ENV{TEST_NGINX_USE_HTTP2}
            && $Test::Nginx::Util::NginxVersion < 1.025001;
 
+    # under valgrind all takes longer
+
+    if ($ENV{TEST_NGINX_USE_VALGRIND}) {
+        $block->set_value('wait', 2 + ($block->wait || 0));
+        my ($n, $unit) = ($block->timeout || '') =~ /^(\d+)(ms|s)?/;
+        $block->set_value('timeout', $n * 6 . ($unit || '')) if $n;
+    }
+
     # curl has no such clients, and takes a reply that comes before its body
     # was sent for an error now and then
 
