@@ -273,9 +273,12 @@ moe_proc_reaped(moe_proc_t *p, const siginfo_t *info)
                 strsignal(info->si_status));
     }
 
-    moe_front_unwatch(f, &p->death);
-    close(p->death.fd);
-    p->death.fd = -1;
+    if (p->death.fd != -1) {
+        moe_front_unwatch(f, &p->death);
+        close(p->death.fd);
+        p->death.fd = -1;
+    }
+
     p->pid = 0;
 }
 
@@ -509,8 +512,11 @@ moe_proc_start(moe_proc_t *p)
     p->death.data = p;
     p->death.handler = moe_proc_death;
 
-    if (p->death.fd == -1
-        || moe_front_watch(f, &p->death, EPOLLIN) == -1
+    /* where there is no pidfd the socket says it, and the tick reaps */
+
+    if ((p->death.fd == -1 && errno != ENOSYS)
+        || (p->death.fd != -1
+            && moe_front_watch(f, &p->death, EPOLLIN) == -1)
         || moe_proc_lane(p, fds[0]) == -1)
     {
         moe_log(MOE_LOG_ERROR, "rank %u cannot be watched: %s", p->index,
@@ -697,6 +703,10 @@ moe_ranks_tick(moe_front_t *f)
             && f->now - p->sign_us > f->options->rank_s * MOE_SECOND)
         {
             moe_proc_died(p, "it has jobs and no longer moves");
+        }
+
+        if (p->pid && p->death.fd == -1) {
+            moe_proc_death(f, &p->death, 0);
         }
 
         if (p->state == MOE_PROC_DOWN && p->pid == 0
