@@ -297,4 +297,3 @@ location / { moe_pass unix:$TEST_NGINX_A_SOCK; }
 {"temperature":0,"messages":[{"role":"user","content":"Repeat after me: the red boat"}]}
 --- json
 choices.0.message.content ~ the red boat
---- SKIP

@@ -32,7 +32,7 @@ tokens.0 != 0
 --- tokenize
 {"messages":[{"role":"user","content":"Hello"}]}
 --- json
-tokens = [0,3,1099,4]
+tokens = [0,3,1063,4]
 
 
 
@@ -40,7 +40,7 @@ tokens = [0,3,1099,4]
 --- tokenize
 {"messages":[{"role":"user","content":"Hello"}],"add_generation_prompt":false}
 --- json
-tokens = [0,3,1099]
+tokens = [0,3,1063]
 
 
 
@@ -73,7 +73,7 @@ tokens = []
 
 === TEST 7: detokenize
 --- detokenize
-{"tokens":[1099]}
+{"tokens":[1063]}
 --- json
 prompt = "Hello"
 

@@ -505,11 +505,11 @@ def make(name, out):
 
 DEMO = [
     "Hello", "Repeat after me: the red ball is under the chair",
-    "Tom has a red ball. Mia has a blue kite. What does Mia have?",
+    "Tom lives in Rome. The dog is in the park. Where does Tom live?",
     "What is 7 + 5?", "Give me a JSON object with name Ben and age 7.",
-    "Tell me a story about a fox named Anna.", "Count from 3 to 9.",
+    "Tell me a story about a fox named Anna.", "Tell me a story.",
     "The secret word is lamp. What is the secret word?",
-    "Repeat: moon star sun rain snow wind",
+    "Repeat after me: the red boat",
     "Write a short story about a green drum.",
     "Paul lives in Rome. Lucy lives in Oslo. Where does Lucy live?",
     "What is 9 + 9?"]

@@ -21,7 +21,6 @@ from transformers import logging
 
 import model as M
 import text
-import tok
 import train
 
 SEED = 987654321
@@ -59,8 +58,8 @@ def answers(m, t, texts, batch=50):
     return out
 
 
-def known_words():
-    g, words = text.Gen(5), set()
+def known_words(gen):
+    g, words = gen(5), set()
     for _ in range(4000):
         words.update(re.findall(r"[A-Za-z]+", g.story()[0]))
     return words
@@ -80,10 +79,10 @@ def story_ok(a, must, words):
             and len(set(PAIR.findall(a))) == 1)
 
 
-def skills(m, t, n, show):
-    words, g = known_words(), text.Gen(SEED)
-    rows = []
-    for kind in text.Gen.KINDS + ["several turns"]:
+def skills(m, t, gen, n, show):
+    words, g = known_words(gen), gen(SEED)
+    kinds = [k for k in gen.KINDS if k != "c_repeat"]
+    for kind in kinds + ["c_sentence", "c_words", "several turns"]:
         cs = []
         while len(cs) < (n // 2 if kind == "c_story" else n):
             c = g.chat(None if kind == "several turns" else kind)
@@ -106,15 +105,13 @@ def skills(m, t, n, show):
               flush=True)
         for u, a in bad[:show]:
             print(f"    {u!r}\n      -> {a!r}")
-        rows.append((name, good, len(cs)))
-    return rows
 
 
 @torch.no_grad()
-def inside(m, hf, where, c, steps):
+def inside(m, hf, where, gen, steps):
     tk = Tokenizer.from_file(str(where / "tokenizer.json"))
-    s = train.Stream(tk, SEED + 1, 4096)
-    main = mtp = hit = seen = same = 0
+    s = train.Stream(tk, gen(SEED + 1), 4096)
+    main = mtp = seen = same = 0
     worst, loads = 0.0, collections.Counter()
     for k in range(steps):
         batch = s.step()
@@ -141,8 +138,8 @@ def inside(m, hf, where, c, steps):
           f"next choice {same / seen:.1%} of the time")
     for i in sorted(loads):
         x = loads[i] / loads[i].mean()
-        where = "MTP" if i == len(loads) - 1 else f"layer {i + 1}"
-        print(f"expert load, {where}: least {x.min():.2f}, most {x.max():.2f}"
+        name = "MTP" if i == len(loads) - 1 else f"layer {i + 1}"
+        print(f"expert load, {name}: least {x.min():.2f}, most {x.max():.2f}"
               f" of the mean")
 
 
@@ -163,8 +160,10 @@ def main():
     for f in sorted(a.model.glob("model*.safetensors")):
         tensors.update(load_file(f))
     M.restore(m, tensors)
-    inside(m, hf, a.model, c, 10)
-    skills(hf, t, a.n, a.show)
+    size = next(k for k, v in M.SIZES.items()
+                if v["hidden_size"] == c["hidden_size"])
+    inside(m, hf, a.model, train.TEXT[size], 10)
+    skills(hf, t, train.TEXT[size], a.n, a.show)
 
 
 if __name__ == "__main__":

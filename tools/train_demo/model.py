@@ -37,7 +37,7 @@ def hf_config(size, ids):
              first_k_dense_replace=1, moe_layer_freq=1,
              scoring_func="sigmoid", topk_method="noaux_tc",
              norm_topk_prob=True, hidden_act="silu", attention_bias=False,
-             attention_dropout=0.0, rms_norm_eps=1e-6, rope_theta=10000.0,
+             attention_dropout=0.0, rms_norm_eps=1e-6, rope_theta=100.0,
              rope_scaling=None, rope_interleave=True, initializer_range=0.02,
              num_nextn_predict_layers=1, tie_word_embeddings=False,
              use_cache=True, torch_dtype="bfloat16", **ids)
@@ -195,14 +195,21 @@ class Model(nn.Module):
             Layer(c, i >= c["first_k_dense_replace"])
             for i in range(c["num_hidden_layers"]))
         self.norm = Norm(c["hidden_size"])
-        self.head = linear(c["hidden_size"], c["vocab_size"])
-        nn.init.normal_(self.head.weight, std=0.01)
+        # one matrix while training, so that any token can be copied soon;
+        # two in the checkpoint, the head's with its scale multiplied in
+        self.head_scale = nn.Parameter(torch.tensor(0.02))
         self.mtp = Mtp(c)
         d = c["qk_rope_head_dim"]
         inv = c["rope_theta"] ** -(torch.arange(0, d, 2).float() / d)
         t = torch.arange(c["max_position_embeddings"]).float()[:, None] * inv
         self.register_buffer("cos", t.cos(), persistent=False)
         self.register_buffer("sin", t.sin(), persistent=False)
+
+    def head_weight(self):
+        return self.embed.weight * self.head_scale
+
+    def head(self, h):
+        return F.linear(h, self.head_weight())
 
     def positions(self, groups):
         p = torch.cat([torch.arange(n, device=self.cos.device).repeat(docs)
@@ -241,7 +248,7 @@ def export(model):
         k, v.detach().float().cpu().to(torch.bfloat16).contiguous())
     put("model.embed_tokens.weight", model.embed.weight)
     put("model.norm.weight", model.norm.weight)
-    put("lm_head.weight", model.head.weight)
+    put("lm_head.weight", model.head_weight())
     n = c["num_hidden_layers"]
     for i, layer in enumerate(list(model.layers) + [model.mtp]):
         base = f"model.layers.{i}."
@@ -263,7 +270,7 @@ def export(model):
             out[base + "mlp.gate.e_score_correction_bias"] = (
                 layer.mlp.bias.float().cpu().clone())
     put(f"model.layers.{n}.embed_tokens.weight", model.embed.weight)
-    put(f"model.layers.{n}.shared_head.head.weight", model.head.weight)
+    put(f"model.layers.{n}.shared_head.head.weight", model.head_weight())
     return out
 
 
@@ -273,7 +280,9 @@ def restore(model, tensors):
     put = lambda p, k: p.data.copy_(left.pop(k).float())
     put(model.embed.weight, "model.embed_tokens.weight")
     put(model.norm.weight, "model.norm.weight")
-    put(model.head.weight, "lm_head.weight")
+    head = left.pop("lm_head.weight").float()
+    model.head = lambda h: F.linear(h, head)
+    model.head_weight = lambda: head
     n = c["num_hidden_layers"]
     for i, layer in enumerate(list(model.layers) + [model.mtp]):
         base = f"model.layers.{i}."

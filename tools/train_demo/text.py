@@ -305,19 +305,34 @@ class Gen:
         must = [ask[k] for k in ("name", "kind", "color", "obj") if k in ask]
         return {"skill": "story", "turns": [(user, text)], "check": must}
 
-    def phrase(self):
+    def phrase(self, k=None):
+        """Something to repeat: words (k below 7), among them made-up ones
+        (below 9), or else a sentence."""
         r, p = self.r, self.pick
-        k = r.randrange(6)
-        if k <= 1:
-            return " ".join(self.some(MIXED, r.randint(1, 10)))
-        if k == 2:
-            return " ".join(self.odd() if r.random() < 0.4 else p(MIXED)
-                            for _ in range(r.randint(1, 6)))
-        if k == 3:
-            return (f"the {p(SIZES)} {p(ANIMALS)} is in the {p(PLACES)}")
-        if k == 4:
-            return (f"{p(NAMES)} has {an(p(COLORS))} {p(OBJECTS)}")
-        return (f"{p(NAMES)} and {p(NAMES)} like {FOODS_MANY[p(FOODS)]}")
+        k = r.randrange(20) if k is None else k
+        if k < 7:
+            return " ".join(self.some(MIXED, r.randint(1, 8)))
+        if k < 9:
+            return " ".join(self.odd() if r.random() < 0.3 else p(MIXED)
+                            for _ in range(r.randint(1, 5)))
+        thing = lambda: p([f"{p(COLORS)} {p(OBJECTS)}",
+                           f"{p(SIZES)} {p(OBJECTS)}", p(OBJECTS),
+                           f"{p(SIZES)} {p(ANIMALS)}",
+                           f"{p(COLORS)} {p(ANIMALS)}", p(ANIMALS)])
+        where = p(["in", "on", "under", "near", "behind", "by"])
+        food = lambda: FOODS_MANY[p(FOODS)]
+        return p([
+            f"the {thing()} is {where} the {p([thing(), p(PLACES)])}",
+            f"the {thing()} and the {thing()} are {where} the {p(PLACES)}",
+            f"{p(NAMES)} has {an(thing())}",
+            f"{p(NAMES)} and {p(NAMES)} like {food()}",
+            f"{p(NAMES)} went to the {p(PLACES)} with {an(thing())}",
+            f"I like {food()} and {food()}",
+            f"it is {p(WEATHER)} in {p(CITIES)} today",
+            f"my {p(OBJECTS)} is {p(COLORS)} and {p(SIZES)}",
+            f"{p(NAMES)} is a {p(JOBS)} in {p(CITIES)}",
+            f"there are {r.randint(2, 99)} {p(OBJECTS)}s {where} the "
+            f"{p(PLACES)}"])
 
     def odd(self):
         """A made-up word or a number, so that copying is not of words."""
@@ -327,10 +342,16 @@ class Gen:
         return "".join(r.choice("bcdfghjklmnprstvwz") + r.choice("aeiou")
                        for _ in range(r.randint(1, 3)))
 
-    def c_repeat(self):
+    def c_sentence(self):
+        return self.c_repeat(19)
+
+    def c_words(self):
+        return self.c_repeat(0)
+
+    def c_repeat(self, k=None):
         r, p = self.r, self.pick
-        s = self.phrase()
-        if r.random() < 0.3:
+        s = self.phrase(k)
+        if s.startswith("the ") and r.random() < 0.5:
             s = cap(s)
         if r.random() < 0.3:
             s += p([".", "!", "?", "."])
@@ -339,72 +360,57 @@ class Gen:
                   "Please repeat: {}", "Say this: {}"]).format(s)
         return {"skill": "repeat", "turns": [(user, s)], "check": s}
 
-    def facts(self):
-        """A few facts of one kind: [(sentence, question, answer)]."""
-        r, p = self.r, self.pick
-        n = r.randint(1, 4)
-        names = self.some(NAMES, n)
-        k = r.randrange(7)
-        out = []
-        vals = {
-            0: lambda: list(zip([p(COLORS) for _ in range(n)],
-                                self.some(OBJECTS, n))),
-            1: lambda: self.some(CITIES, n),
-            2: lambda: [FOODS_MANY[f] for f in self.some(FOODS, n)],
-            3: lambda: self.some(JOBS, n),
-            4: lambda: self.some(PLACES, n),
-            5: lambda: list(zip(self.some(OBJECTS, n), self.some(COLORS, n))),
-            6: lambda: self.some(range(3, 100), n)}[k]()
-        animals = self.some(ANIMALS, n)
-        for i in range(n):
-            v, a = vals[i], names[i]
-            if k == 0:
-                t = f"{an(v[0])} {v[1]}"
-                out.append((f"{a} has {t}.", f"What does {a} have?",
-                            f"{a} has {t}."))
-            elif k == 1:
-                out.append((f"{a} lives in {v}.", f"Where does {a} live?",
-                            f"{a} lives in {v}."))
-            elif k == 2:
-                out.append((f"{a} likes {v}.", f"What does {a} like?",
-                            f"{a} likes {v}."))
-            elif k == 3:
-                out.append((f"{a} is a {v}.", f"What is {a}?",
-                            f"{a} is a {v}."))
-            elif k == 4:
-                b = animals[i]
-                out.append((f"The {b} is in the {v}.", f"Where is the {b}?",
-                            f"The {b} is in the {v}."))
-            elif k == 5:
-                out.append((f"The {v[0]} is {v[1]}.",
-                            f"What color is the {v[0]}?",
-                            f"The {v[0]} is {v[1]}."))
-            else:
-                out.append((f"{a} is {v} years old.", f"How old is {a}?",
-                            f"{a} is {v} years old."))
-        return out
+    FACTS = ("has", "city", "food", "job", "age", "place", "color")
+
+    def fact(self, kind):
+        """One fact: (sentence, question, answer)."""
+        p = self.pick
+        a, b, o = p(NAMES), p(ANIMALS), p(OBJECTS)
+        s, q = {
+            "has": lambda: (f"{a} has {an(p(COLORS))} {o}.",
+                            f"What does {a} have?"),
+            "city": lambda: (f"{a} lives in {p(CITIES)}.",
+                             f"Where does {a} live?"),
+            "food": lambda: (f"{a} likes {FOODS_MANY[p(FOODS)]}.",
+                             f"What does {a} like?"),
+            "job": lambda: (f"{a} is a {p(JOBS)}.", f"What is {a}?"),
+            "age": lambda: (f"{a} is {self.r.randint(3, 99)} years old.",
+                            f"How old is {a}?"),
+            "place": lambda: (f"The {b} is in the {p(PLACES)}.",
+                              f"Where is the {b}?"),
+            "color": lambda: (f"The {o} is {p(COLORS)}.",
+                              f"What color is the {o}?")}[kind]()
+        return s, q, s
+
+    def questions(self, facts, most):
+        """A conversation about facts: all of them, then questions."""
+        p, r = self.pick, self.r
+        ask = [p(facts) for _ in range(r.randint(1, most))]
+        turns = [(x[1], x[2]) for x in ask]
+        turns[0] = (" ".join(x[0] for x in facts) + " " + ask[0][1],
+                    ask[0][2])
+        return {"skill": "lookup", "turns": turns, "check": turns[-1][1]}
 
     def c_lookup(self):
+        """Facts of different kinds and questions about some."""
         r, p = self.r, self.pick
         if r.random() < 0.12:
             w, what = p(WORDS), p(["secret word", "password", "magic word"])
             ans = f"The {what} is {w}."
             return {"skill": "lookup", "check": ans, "turns": [
                 (f"The {what} is {w}. What is the {what}?", ans)]}
-        f = self.facts()
-        if r.random() < 0.3:
-            f = f + self.facts()
-            seen = {}
-            for x in f:
-                seen.setdefault(x[1], x)
-            f = list(seen.values())
-            r.shuffle(f)
-        i = r.randrange(len(f))
-        turns = [(" ".join(x[0] for x in f) + " " + f[i][1], f[i][2])]
-        if r.random() < 0.25 and len(f) > 1:
-            j = r.randrange(len(f))
-            turns.append((f[j][1], f[j][2]))
-        return {"skill": "lookup", "turns": turns, "check": turns[-1][1]}
+        kinds = self.some(self.FACTS, r.randint(1, 4))
+        if "has" in kinds and "color" in kinds:
+            kinds.remove("color")
+        return self.questions([self.fact(k) for k in kinds], 3)
+
+    def c_which(self):
+        """Facts of one kind: who is asked about matters."""
+        kind, n, seen = self.pick(self.FACTS), self.r.randint(2, 4), {}
+        while len(seen) < n:
+            f = self.fact(kind)
+            seen[f[1]] = f
+        return self.questions(list(seen.values()), 4)
 
     def c_sum(self, a=None, b=None):
         r, p = self.r, self.pick
@@ -448,7 +454,7 @@ class Gen:
     def c_count(self):
         r = self.r
         lo = 1 if r.random() < 0.6 else r.randint(0, 80)
-        hi = lo + r.randint(2, 20)
+        hi = lo + r.randint(2, 7 if r.random() < 0.7 else 20)
         if r.random() < 0.05:
             lo, hi = 1, r.randint(20, 100)
         ans = ", ".join(str(i) for i in range(lo, hi + 1)) + "."
@@ -484,9 +490,10 @@ class Gen:
         q, a = p(t)
         return {"skill": "talk", "turns": [(p(q), a)], "check": a}
 
-    KINDS = ["c_story", "c_repeat", "c_lookup", "c_sum", "c_json", "c_count",
-             "c_talk"]
-    WEIGHTS = [22, 24, 24, 12, 16, 6, 4]
+    KINDS = ["c_story", "c_repeat", "c_lookup", "c_which", "c_sum", "c_json",
+             "c_count", "c_talk"]
+    WEIGHTS = [14, 28, 20, 10, 10, 14, 9, 4]
+    MORE = [1, 30, 20, 6, 12, 16, 8, 7]     # of an earlier turn
 
     def plain(self):
         """A story without a conversation around it."""
@@ -500,6 +507,6 @@ class Gen:
         if kind is None and r.random() < 0.25:
             # a longer conversation: what came before does not matter
             for _ in range(r.randint(1, 3)):
-                k = r.choices(self.KINDS, [2, 24, 24, 14, 16, 6, 8])[0]
+                k = r.choices(self.KINDS, self.MORE)[0]
                 c["turns"] = getattr(self, k)()["turns"] + c["turns"]
         return c

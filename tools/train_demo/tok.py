@@ -45,7 +45,7 @@ TEMPLATE = """\
 """
 
 
-def train(vocab_size, seed=1, docs=60000):
+def train(vocab_size, gen, seed=1, docs=60000):
     tk = Tokenizer(models.BPE())
     split = lambda rx: pre_tokenizers.Split(Regex(rx), "isolated")
     tk.pre_tokenizer = pre_tokenizers.Sequence([
@@ -55,7 +55,7 @@ def train(vocab_size, seed=1, docs=60000):
     tk.post_processor = processors.ByteLevel(
         add_prefix_space=True, trim_offsets=False, use_regex=True)
     special = [AddedToken(s, normalized=False, special=True) for s in SPECIAL]
-    g = text.Gen(seed)
+    g = gen(seed)
 
     def corpus():
         for i in range(101):

@@ -15,10 +15,14 @@ import time
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 import model as M
+import rich
 import text
 import tok
+
+TEXT = {"small": text.Gen, "ship": rich.Gen}
 
 SHARD = 12 << 20
 
@@ -70,8 +74,8 @@ class Stream:
     """Endless steps of about `tokens` tokens: a pool of documents is sorted
     by length and cut into groups, and a step takes groups of all lengths."""
 
-    def __init__(self, tk, seed, tokens, parts=6, longest=512):
-        self.gen, self.tk, self.ids = text.Gen(seed), tk, tk.get_vocab()
+    def __init__(self, tk, gen, tokens, parts=6, longest=512):
+        self.gen, self.tk, self.ids = gen, tk, tk.get_vocab()
         self.tokens, self.parts, self.longest = tokens, parts, longest
         self.ready = []
 
@@ -79,8 +83,11 @@ class Stream:
         if self.gen.r.random() < 0.06:
             i = self.tk.encode(self.gen.plain(), add_special_tokens=False).ids
             i = [self.ids[tok.BOS]] + i + [self.ids[tok.EOS]]
-            return i, [0.0] + [1.0] * (len(i) - 1)
-        return tok.encode_chat(self.tk, self.gen.chat(), self.ids)
+            return i, [0.0] + [0.4] * (len(i) - 1)
+        i, w = tok.encode_chat(self.tk, self.gen.chat(), self.ids)
+        # a short answer has few tokens, and all that matters is in them
+        f = (24 / sum(w)) ** 0.5
+        return i, [x * f for x in w]
 
     def refill(self):
         per = self.tokens // self.parts
@@ -120,12 +127,18 @@ class Stream:
                 torch.tensor(weights, device=device), groups)
 
 
+def mean_loss(logits, wanted, w):
+    each = F.cross_entropy(logits.float(), wanted, reduction="none")
+    return (each * w).sum() / w.sum()
+
+
 def losses(m, batch, mtp):
-    """Mean loss of the answers' tokens, of the model and of its MTP layer."""
+    """Mean loss of the answers' tokens, of the model and of its MTP layer,
+    each token with its weight."""
     ids, w, groups = batch
     h = m.hidden(ids, groups)
     at = (w[1:] > 0).nonzero()[:, 0]       # a document's first weight is 0
-    main = F.cross_entropy(m.head(h[at]).float(), ids[at + 1])
+    main = mean_loss(m.head(h[at]), ids[at + 1], w[at + 1])
     if not mtp:
         return main, None
     d, keep = m.draft(h, ids, groups)
@@ -135,14 +148,14 @@ def losses(m, batch, mtp):
         ends[torch.arange(start, start + docs * n, n, device=w.device)] = True
     ends = torch.cat([ends, ends.new_ones(2)])[keep + 2]
     ok = ((two > 0) & ~ends).nonzero()[:, 0]
-    logits = F.linear(d[ok], m.head.weight.detach()).float()
-    return main, F.cross_entropy(logits, ids[keep[ok] + 2])
+    logits = F.linear(d[ok], m.head_weight().detach())
+    return main, mean_loss(logits, ids[keep[ok] + 2], two[ok])
 
 
 def write(m, tk, size, out):
     out = pathlib.Path(out)
     tok.save(tk, out, m.c["max_position_embeddings"])
-    c = {k: v for k, v in m.c.items()}
+    c = m.c
     (out / "config.json").write_text(json.dumps(c, indent=2) + "\n")
     g = {"_from_model_config": False, "bos_token_id": c["bos_token_id"],
          "eos_token_id": c["eos_token_id"],
@@ -166,6 +179,7 @@ def write(m, tk, size, out):
     for i, s in enumerate(shards):
         name = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         save_file(s, out / name, metadata={"format": "pt"})
+        (out / name).chmod(0o644)
         index["weight_map"].update({k: name for k in s})
     (out / "model.safetensors.index.json").write_text(
         json.dumps(index, indent=1, sort_keys=True) + "\n")
@@ -193,7 +207,11 @@ def main():
     torch.manual_seed(a.seed)
     out = pathlib.Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    tk = tok.train(M.SIZES[a.size]["vocab_size"])
+    if a.resume:
+        tk = Tokenizer.from_file(a.resume.removesuffix(".pt")
+                                 + "/tokenizer.json")
+    else:
+        tk = tok.train(M.SIZES[a.size]["vocab_size"], TEXT[a.size])
     ids = tk.get_vocab()
     assert len(ids) == M.SIZES[a.size]["vocab_size"], len(ids)
     c = M.hf_config(a.size, dict(bos_token_id=ids[tok.BOS],
@@ -204,8 +222,8 @@ def main():
             if p.ndim >= 2 and "gate.weight" not in n]
     mats += [p for n, p in m.mtp.named_parameters()
              if p.ndim >= 2 and "gate.weight" not in n]
-    seen = {id(p) for p in mats}
-    rest = [p for p in m.parameters() if id(p) not in seen]
+    done = {id(p) for p in mats}
+    rest = [p for p in m.parameters() if id(p) not in done]
     opts = [Muon(mats, a.muon),
             torch.optim.AdamW(rest, a.adam, betas=(0.9, 0.95),
                               weight_decay=0.0)]
@@ -218,16 +236,14 @@ def main():
         for o, v in zip(opts, s["opts"]):
             o.load_state_dict(v)
         first = s["step"]
-    base = [[g["lr"] for g in o.param_groups] for o in opts]
-    base = [[a.muon], [a.adam]]
-    data = Stream(tk, a.seed * 1000003 + first, a.tokens)
+    data = Stream(tk, TEXT[a.size](a.seed * 1000003 + first), a.tokens)
     t0, seen, mean = time.time(), 0, {}
     for step in range(first, a.steps):
         mtp = step >= a.mtp_from * a.steps
         rate = min(1, (step + 1) / 50,
                    (a.steps - step) / (a.steps * a.cool))
-        for o, b in zip(opts, base):
-            o.param_groups[0]["lr"] = b[0] * max(rate, 0.01)
+        for o, b in zip(opts, (a.muon, a.adam)):
+            o.param_groups[0]["lr"] = b * max(rate, 0.01)
         batch = data.step(a.device)
         with torch.autocast(a.device, torch.bfloat16, enabled=a.bf16):
             main_loss, mtp_loss = losses(m, batch, mtp)
