@@ -5,10 +5,11 @@
 
 
 /*
- * What the rooms of the module share.  From the ground: lane (jobs in, events
- * out, one link per worker and engine), peer (choice of an engine), reply
- * (headers and error bodies), stream and output (the life of one job and its
- * answer), survey (questions to all engines), handler and module on top.
+ * What the rooms of the module share.  From the ground: lane and slots (jobs
+ * in, events out, one link per worker and engine), peer (choice of an engine),
+ * reply (headers and error bodies), stream, event and output (the life of one
+ * job and its answer), survey (questions to all engines) with models and
+ * status, handler and module on top.
  */
 
 #ifndef _NGX_HTTP_MOE_H_INCLUDED_
@@ -455,6 +456,12 @@ void ngx_http_moe_stream_arm(ngx_http_moe_ctx_t *ctx);
 void ngx_http_moe_stream_finalize(ngx_http_moe_ctx_t *ctx, ngx_int_t rc);
 
 
+/* event: what the engine says of it; the op of ngx_http_moe_job_ops_t */
+
+ngx_int_t ngx_http_moe_event(ngx_http_moe_job_t *job, moe_frame_t *f,
+    void *payload, const char **why);
+
+
 /* output: what the client gets */
 
 void ngx_http_moe_output(ngx_http_moe_ctx_t *ctx);
@@ -510,6 +517,12 @@ void ngx_http_moe_lane_detach(ngx_http_moe_job_t *job);
 void ngx_http_moe_lane_connect(ngx_http_moe_lane_t *lane);
 void ngx_http_moe_lane_dirty(ngx_http_moe_job_t *job);
 void ngx_http_moe_lanes_close(void);
+
+/* from within a job's call: the lane is closed when the turn is over */
+void ngx_http_moe_lane_fail(ngx_http_moe_lane_t *lane, const char *why);
+
+void ngx_http_moe_slot_put(ngx_http_moe_lane_t *lane, uint32_t i);
+void ngx_http_moe_slots_again(ngx_http_moe_lane_t *lane);
 ngx_queue_t *ngx_http_moe_lanes(void);
 
 
