@@ -12,9 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "front/text.h"
 #include "model/gguf_text.h"
 
 
@@ -552,6 +554,111 @@ test_scores(void **state)
 
 
 static void
+put_number(out_t *o, const char *key, uint32_t v)
+{
+    put_key(o, key, MOE_GGUF_U32);
+    put_u32(o, v);
+}
+
+
+/* what the front makes of a file: name, ends, template, defaults */
+static void
+test_front(void **state)
+{
+    int               fd, i;
+    char              path[] = "/tmp/moe-test-XXXXXX.gguf";
+    out_t             o;
+    moe_err_t         err;
+    moe_text_t        t;
+
+    static const char *const  tokens[] = {
+        "<s>", "a", "b", "ab", "<|im_end|>", "<|endoftext|>", "</s>", "!"
+    };
+
+    static const int32_t  kinds[] = { 3, 1, 1, 1, 3, 4, 3, 1 };
+
+    (void) state;
+
+    begin(&o);
+    put_text(&o, "general.architecture", "olmoe");
+    put_number(&o, "olmoe.block_count", 1);
+    put_number(&o, "olmoe.embedding_length", 16);
+    put_number(&o, "olmoe.attention.head_count", 2);
+    put_number(&o, "olmoe.attention.head_count_kv", 2);
+    put_number(&o, "olmoe.context_length", 128);
+    put_number(&o, "olmoe.expert_count", 4);
+    put_number(&o, "olmoe.expert_used_count", 2);
+    put_number(&o, "olmoe.feed_forward_length", 8);
+    put_key(&o, "olmoe.attention.layer_norm_rms_epsilon", MOE_GGUF_F32);
+    put(&o, &(float) { 1e-5f }, 4);
+    put_text(&o, "tokenizer.ggml.model", "gpt2");
+    put_text(&o, "tokenizer.ggml.pre", "olmo");
+    put_array(&o, "tokenizer.ggml.tokens", MOE_GGUF_STRING, 8);
+
+    for (i = 0; i < 8; i++) {
+        put_string(&o, tokens[i]);
+    }
+
+    put_array(&o, "tokenizer.ggml.token_type", MOE_GGUF_I32, 8);
+    put(&o, kinds, sizeof(kinds));
+    put_array(&o, "tokenizer.ggml.merges", MOE_GGUF_STRING, 1);
+    put_string(&o, "a b");
+    put_number(&o, "tokenizer.ggml.bos_token_id", 0);
+    put_number(&o, "tokenizer.ggml.eos_token_id", 6);
+    put_key(&o, "tokenizer.ggml.add_bos_token", MOE_GGUF_BOOL);
+    put(&o, "\1", 1);
+    put_text(&o, "tokenizer.chat_template", "{{ bos_token }}ab");
+
+    memcpy(o.data + 8, &(uint64_t) { 1 }, 8);
+    memcpy(o.data + 16, &o.keys, 8);
+    put_string(&o, "token_embd.weight");
+    put_u32(&o, 2);
+    put_u64(&o, 16);
+    put_u64(&o, 8);
+    put_u32(&o, MOE_GGML_F32);
+    put_u64(&o, 0);
+    put(&o, (char[32]) { 0 }, (32 - o.n % 32) % 32);
+
+    for (i = 0; i < 16; i++) {
+        put(&o, (char[32]) { 0 }, 32);
+    }
+
+    fd = mkstemps(path, 5);
+    assert_true(fd != -1);
+    assert_int_equal(write(fd, o.data, o.n), o.n);
+    close(fd);
+
+    memset(&t, 0, sizeof(t));
+
+    if (moe_text_load(&t, path, NULL, 0, &err) != 0) {
+        fail_msg("%s", err.text);
+    }
+
+    /* the file's name is the model's, without what says that it is GGUF */
+    assert_int_equal(strlen(t.names[0]), strlen(path) - 5 - 5);
+    assert_memory_equal(t.names[0], path + 5, strlen(t.names[0]));
+
+    /* of the known ends only the control token */
+    assert_int_equal(t.neos, 2);
+    assert_int_equal(t.eos[0], 6);
+    assert_int_equal(t.eos[1], 4);
+    assert_int_equal(t.bos, 0);
+    assert_int_equal(t.context, 128);
+    assert_int_equal(t.config.family, MOE_FAMILY_OLMOE);
+    assert_non_null(t.template);
+    assert_true(moe_tokenizer_adds_bos(t.tokenizer));
+    assert_string_equal(json_string_value(json_object_get(t.tokens,
+                                                          "eos_token")),
+                        "</s>");
+    assert_true(t.created > 0);
+
+    moe_text_free(&t);
+    unlink(path);
+    free(o.data);
+}
+
+
+static void
 refused(out_t *o, const char *what)
 {
     moe_err_t    err;
@@ -633,6 +740,7 @@ main(void)
         cmocka_unit_test(test_gpt_oss),
         cmocka_unit_test(test_mixtral),
         cmocka_unit_test(test_scores),
+        cmocka_unit_test(test_front),
         cmocka_unit_test(test_refused)
     };
 
