@@ -168,6 +168,13 @@ test: deps-test
 bench-sse: module $(BUILD)/t/moe-puppet
 	@tools/bench/sse.sh
 
+#: make bench-exchange  what the exchange between ranks costs a layer
+$(BUILD)/bench-exchange: tools/bench/exchange.c $(LIB)
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< $(LIB) $(LDFLAGS) $(LDLIBS_)
+
+bench-exchange: $(BUILD)/bench-exchange
+	@$(BUILD)/bench-exchange
+
 #: make install       engine, module, unit and configuration (DESTDIR, PREFIX)
 PREFIX  ?= /usr/local
 MODULES ?= /usr/share/nginx/modules
