@@ -28,6 +28,9 @@
 
 #define MOE_RANK_PROBES     64
 
+/* how long another rank may take to answer within a step */
+#define MOE_RANK_EXCHANGE   10000
+
 
 typedef struct {
     uint32_t                    slot;
@@ -38,6 +41,7 @@ typedef struct {
 typedef struct {
     const moe_rank_options_t   *o;
     moe_model_t                *model;
+    moe_exchange_t             *exchange;     /* the model's; NULL: alone */
     moe_gen_t                  *gen;
     moe_lane_t                  lane;
     moe_stats_t                 stats;
@@ -53,6 +57,9 @@ typedef struct {
 
 
 static int moe_rank_open(moe_rank_t *r, moe_err_t *err);
+static void moe_rank_model_options(moe_rank_t *r, moe_model_options_t *mo);
+static moe_exchange_t *moe_rank_exchange(void *ctx,
+    const moe_exchange_shape_t *shape, moe_err_t *err);
 static uint64_t moe_rank_kv_bytes(const moe_rank_t *r);
 static int moe_rank_progress(void *ctx, const char *what, uint32_t percent);
 static void moe_rank_decline(moe_rank_t *r, const char *why);
@@ -66,6 +73,9 @@ static void moe_rank_refuse(moe_rank_t *r, const moe_frame_t *f,
 static void moe_rank_probes(moe_rank_t *r);
 static void moe_rank_stats(moe_rank_t *r);
 static int moe_rank_wait(moe_rank_t *r, int timeout);
+static int moe_rank_follow(moe_rank_t *r, moe_err_t *err);
+static int moe_rank_doze(moe_rank_t *r);
+static int moe_rank_alone(const moe_rank_t *r);
 static int moe_rank_again(moe_rank_t *r, int rc, uint64_t *deadline);
 static uint64_t moe_rank_now(void);
 
@@ -135,11 +145,7 @@ moe_rank_open(moe_rank_t *r, moe_err_t *err)
     moe_gen_options_t     go;
     moe_model_options_t   mo;
 
-    memset(&mo, 0, sizeof(mo));
-    mo.threads = r->o->threads;
-    mo.max_rows = r->o->step_tokens;
-    mo.kv_format = r->o->kv_format;
-    mo.kernels = r->o->kernels;
+    moe_rank_model_options(r, &mo);
 
     r->model = moe_model_open(r->o->model_dir, &mo, moe_rank_progress, r,
                               err);
@@ -170,6 +176,42 @@ moe_rank_open(moe_rank_t *r, moe_err_t *err)
     r->gen = moe_gen_create(r->model, &go, &moe_rank_sink, r, err);
 
     return r->gen != NULL ? 0 : -1;
+}
+
+
+static void
+moe_rank_model_options(moe_rank_t *r, moe_model_options_t *mo)
+{
+    memset(mo, 0, sizeof(moe_model_options_t));
+    mo->threads = r->o->threads;
+    mo->max_rows = r->o->step_tokens;
+    mo->kv_format = r->o->kv_format;
+    mo->kernels = r->o->kernels;
+    mo->row_format = r->o->row_format;
+
+    if (r->o->shm) {
+        mo->exchange = moe_rank_exchange;
+        mo->exchange_ctx = r;
+        mo->exchange_ms = r->o->exchange_ms ? r->o->exchange_ms
+                                            : MOE_RANK_EXCHANGE;
+    }
+}
+
+
+static moe_exchange_t *
+moe_rank_exchange(void *ctx, const moe_exchange_shape_t *shape,
+    moe_err_t *err)
+{
+    moe_rank_t         *r;
+    moe_shm_options_t   so;
+
+    r = ctx;
+    memset(&so, 0, sizeof(so));
+    so.rank = r->o->rank;
+
+    r->exchange = moe_exchange_shm(r->o->shm, shape, &so, err);
+
+    return r->exchange;
 }
 
 
@@ -325,7 +367,14 @@ moe_rank_loop(moe_rank_t *r, moe_err_t *err)
 
         rc = moe_gen_step(r->gen, err);
 
+        if (rc == 0) {
+            rc = moe_rank_follow(r, err);
+        }
+
         if (rc < 0) {
+            if (moe_rank_alone(r)) {
+                break;
+            }
             return -1;
         }
 
@@ -337,7 +386,7 @@ moe_rank_loop(moe_rank_t *r, moe_err_t *err)
         }
 
         if (rc == 0 && moe_lane_sleep(&r->lane) == 0
-            && moe_rank_wait(r, -1) != 0)
+            && moe_rank_doze(r) != 0)
         {
             break;
         }
@@ -525,6 +574,67 @@ moe_rank_wait(moe_rank_t *r, int timeout)
     do {
         n = poll(&pfd, 1, timeout);
     } while (n == -1 && errno == EINTR);
+
+    return n > 0 ? 0 : -1;
+}
+
+
+/* its part in the others' step: 1, 0 when there is none, or -1 */
+static int
+moe_rank_follow(moe_rank_t *r, moe_err_t *err)
+{
+    moe_batch_t  none;
+
+    if (r->exchange == NULL || !moe_exchange_shm_asked(r->exchange)) {
+        return 0;
+    }
+
+    memset(&none, 0, sizeof(none));
+
+    return moe_model_step(r->model, &none, NULL, err) == 0 ? 1 : -1;
+}
+
+
+/* whether the front has hung up, which ends the others too */
+static int
+moe_rank_alone(const moe_rank_t *r)
+{
+    struct pollfd  pfd;
+
+    pfd.fd = r->fd;
+    pfd.events = 0;
+    pfd.revents = 0;
+
+    return poll(&pfd, 1, 0) > 0;
+}
+
+
+/* until the front or another rank has something */
+static int
+moe_rank_doze(moe_rank_t *r)
+{
+    int             n;
+    struct pollfd   pfds[2];
+
+    if (r->exchange == NULL) {
+        return moe_rank_wait(r, -1);
+    }
+
+    pfds[0].fd = r->fd;
+    pfds[0].events = POLLIN;
+    pfds[1].fd = moe_exchange_shm_fd(r->exchange);
+    pfds[1].events = POLLIN;
+
+    moe_exchange_shm_sleep(r->exchange, 1);
+    n = 1;
+
+    if (!moe_exchange_shm_asked(r->exchange)) {
+        do {
+            n = poll(pfds, 2, -1);
+        } while (n == -1 && errno == EINTR);
+    }
+
+    moe_exchange_shm_sleep(r->exchange, 0);
 
     return n > 0 ? 0 : -1;
 }

@@ -43,6 +43,10 @@
  *   "context_length_exceeded"; at the context's end finish is LENGTH.
  *
  * A probe is answered by END 200 once a step of the scheduler has passed.
+ *
+ * With spread experts the ranks of an engine step together: one that has
+ * nothing to compute joins the others' steps, and all of them sleep when none
+ * has.  A rank that misses another one exits with an error.
  */
 
 #ifndef MOE_RANK_H
@@ -52,6 +56,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ep/shm.h"
 #include "model/model.h"
 
 
@@ -71,6 +76,11 @@ typedef struct {
     size_t            lane_size;      /* of the ring of events; 0: 8 MiB */
     moe_kv_format_e   kv_format;
     const char       *kernels;        /* moe_model_options_t's */
+    moe_row_format_e  row_format;
+    moe_shm_t        *shm;            /* the segment of spread experts; NULL:
+                                       * the rank has them all */
+    uint32_t          exchange_ms;    /* most that it waits for another rank;
+                                       * 0: 10 s */
     _Atomic uint32_t *progress;       /* in shared memory: how much is loaded
                                        * is stored there, 0 to 1000; or NULL */
 } moe_rank_options_t;

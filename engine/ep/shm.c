@@ -206,6 +206,15 @@ moe_shm_free(moe_shm_t *shm)
 }
 
 
+uint32_t
+moe_shm_fds(const moe_shm_t *shm, int fds[MOE_SHM_RANKS])
+{
+    memcpy(fds, shm->fds, shm->nranks * sizeof(int));
+
+    return shm->nranks;
+}
+
+
 moe_shm_head_t *
 moe_shm_head(const moe_shm_t *shm)
 {

@@ -11,10 +11,10 @@
  * Every step the ranks agree in begin on their numbers of rows, on the
  * placement, and on one of two forms, which give equal bits:
  *
- *   counted         rows packed, one copy for each rank that has experts of
+ *   counted         always good; rows packed, one copy for each rank that has experts of
  *                   it; a list says which experts
  *   fixed capacity  a place for every (expert, row), as many a expert as the
- *                   largest rank has rows
+ *                   largest rank has rows; taken where all ranks want it
  *
  * Membership is an epoch that the front publishes.  Where a rank is lost, by
  * the front's word or because it did not answer in time, everyone's wait ends
@@ -33,7 +33,10 @@
 #include "ep/spread.h"
 
 
-enum { MOE_SHM_RANKS = 16 };
+enum {
+    MOE_SHM_RANKS = 16,
+    MOE_SHM_FIXED_ROWS = 32
+};
 
 
 typedef struct moe_shm_s  moe_shm_t;
@@ -41,7 +44,9 @@ typedef struct moe_shm_s  moe_shm_t;
 typedef struct {
     uint32_t              rank;
     moe_replica_e         replica;
-    uint32_t              counted;      /* 1: no step of fixed capacity */
+    uint32_t              fixed_rows;   /* steps in which no rank has more
+                                         * rows are of fixed capacity, up to
+                                         * MOE_SHM_FIXED_ROWS; 0: none */
     moe_ep_placement_t   *placement;    /* NULL: plain, over all ranks; else
                                          * the exchange's once it is there */
 } moe_shm_options_t;
@@ -61,6 +66,9 @@ void moe_shm_free(moe_shm_t *shm);
 /* The next epoch, with these members; what was under way in the last one ends
  * late.  The front's. */
 void moe_shm_publish(moe_shm_t *shm, uint32_t members);
+
+/* Descriptors that every rank has to keep over fork(): fds[nranks]. */
+uint32_t moe_shm_fds(const moe_shm_t *shm, int fds[MOE_SHM_RANKS]);
 
 /* Rank is dead or does not answer: nobody waits for it any more. */
 void moe_shm_lost(moe_shm_t *shm, uint32_t rank);

@@ -40,7 +40,7 @@ typedef struct {
     moe_shm_t            *shm;
     uint32_t              rank;
     moe_replica_e         replica;
-    uint32_t              counted_only;
+    uint32_t              fixed_rows;
 
     moe_ep_placement_t   *placement;
     moe_ep_placement_t   *next;         /* once all have it */
@@ -210,7 +210,8 @@ moe_exchange_shm(moe_shm_t *shm, const moe_exchange_shape_t *shape,
     x->shm = shm;
     x->rank = o->rank;
     x->replica = o->replica;
-    x->counted_only = o->counted;
+    x->fixed_rows = o->fixed_rows < MOE_SHM_FIXED_ROWS ? o->fixed_rows
+                                                       : MOE_SHM_FIXED_ROWS;
 
     if (set_up(x, shape, o, err) != 0) {
         shm_close(&x->base);
@@ -401,11 +402,11 @@ join(shm_t *x, uint64_t state, moe_err_t *err)
 static int
 agree(shm_t *x, uint32_t turn, moe_err_t *err)
 {
-    uint32_t         r, max, placed, next, counted, mine;
+    uint32_t         r, max, placed, next, fixed, mine, wish;
     moe_shm_step_t  *s;
 
     max = 0;
-    counted = 0;
+    fixed = x->fixed_rows;
     mine = x->next ? x->next->version : 0;
     next = mine;
 
@@ -419,7 +420,8 @@ agree(shm_t *x, uint32_t turn, moe_err_t *err)
         s = moe_shm_step(x->shm, r, turn);
         x->rows[r] = s->rows;
         placed = s->placed;
-        counted |= s->counted;
+        wish = s->fixed_rows;
+        fixed = wish < fixed ? wish : fixed;
         next = s->next == mine ? next : 0;
 
         if (x->rows[r] > x->shm->shape.max_rows
@@ -442,7 +444,7 @@ agree(shm_t *x, uint32_t turn, moe_err_t *err)
 
     x->capacity = 0;
 
-    if (!counted && max <= MOE_SHM_FIXED_ROWS
+    if (max <= fixed
         && (uint64_t) max * x->placement->n_local <= x->shm->rows_cap
         && (uint64_t) max * x->placement->n_local <= x->shm->results_cap)
     {
@@ -481,7 +483,7 @@ shm_begin(moe_exchange_t *base, uint32_t nrows, uint64_t deadline,
 
     s = moe_shm_step(x->shm, x->rank, turn);
     s->rows = nrows;
-    s->counted = x->counted_only;
+    s->fixed_rows = x->fixed_rows;
     s->placed = x->placement->version;
     s->next = x->next ? x->next->version : 0;
     atomic_store(&s->tag, tag(x));

@@ -15,7 +15,6 @@
 
 enum {
     MOE_SHM_LINE = 64,
-    MOE_SHM_FIXED_ROWS = 32,    /* larger steps are counted */
     MOE_SHM_TURNS = 2
 };
 
@@ -49,7 +48,7 @@ typedef struct {
 typedef struct {
     _Alignas(64) _Atomic uint64_t  tag;
     uint32_t                       rows;
-    uint32_t                       counted;
+    uint32_t                       fixed_rows;
     uint32_t                       placed;
     uint32_t                       next;        /* placement, 0: none */
 } moe_shm_step_t;

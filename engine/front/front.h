@@ -88,6 +88,7 @@ typedef struct {
     uint32_t             idle_s;             /* exit without workers, 0: no */
     uint32_t             park_s;
     uint32_t             rank_s;             /* a rank's silence, in a step */
+    int                  spread;             /* the experts, over the ranks */
     moe_log_level_e      level;
 } moe_serve_options_t;
 
@@ -294,6 +295,8 @@ struct moe_front_s {
     unsigned             ready:1;            /* has been, at least once */
     unsigned             named:1;            /* fingerprint is known */
     unsigned             failed:1;
+    unsigned             broken:1;           /* spread ranks are not all up
+                                              * in one epoch */
     unsigned             orphans:1;          /* tasks that no worker awaits */
     unsigned             quit:1;
     int                  status;             /* exit code */
@@ -305,6 +308,7 @@ struct moe_front_s {
 
     moe_proc_t          *ranks;
     uint32_t             nranks;
+    moe_shm_t           *shm;                /* of spread experts, or NULL */
     uint32_t             probe_turn;
 
     moe_task_t          *tasks;              /* all, newest first */

@@ -27,6 +27,8 @@ enum {
     MOE_OPT_KERNELS,
     MOE_OPT_QUEUE,
     MOE_OPT_DRAIN,
+    MOE_OPT_EXPERTS,
+    MOE_OPT_ROW_FORMAT,
     MOE_OPT_PARK,
     MOE_OPT_RANK_TIMEOUT,
     MOE_OPT_IDLE,
@@ -50,6 +52,8 @@ static const struct option  moe_serve_long[] = {
     { "kv-memory", required_argument, NULL, MOE_OPT_KV },
     { "kv-format", required_argument, NULL, MOE_OPT_KV_FORMAT },
     { "kernels", required_argument, NULL, MOE_OPT_KERNELS },
+    { "experts", required_argument, NULL, MOE_OPT_EXPERTS },
+    { "row-format", required_argument, NULL, MOE_OPT_ROW_FORMAT },
     { "queue", required_argument, NULL, MOE_OPT_QUEUE },
     { "drain-timeout", required_argument, NULL, MOE_OPT_DRAIN },
     { "park-timeout", required_argument, NULL, MOE_OPT_PARK },
@@ -88,6 +92,11 @@ static const char  moe_serve_help[] =
     "  --ranks N              processes that compute (default: 1)\n"
     "  --threads N            threads of each (default: the cores, shared\n"
     "                         among the ranks)\n"
+    "  --experts WHERE        each: every rank has all experts (default);\n"
+    "                         spread: over the ranks, up to 16, which then\n"
+    "                         step together\n"
+    "  --row-format FORMAT    of rows on their way to experts and back: f32\n"
+    "                         or bf16 (default: f32)\n"
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
     "  --step-tokens N        rows in a step (default: 512)\n"
     "  --prefill-chunk N      rows of one prompt in a step (default: 256)\n"
@@ -231,6 +240,7 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     const char *value, moe_err_t *err)
 {
     static const char *const  formats[] = { "f32", "bf16", NULL };
+    static const char *const  wheres[] = { "each", "spread", NULL };
     static const char *const  kernels[] = { "plain", "avx2", "avx512", NULL };
     static const char *const  levels[] = { "error", "warn", "notice", "info",
                                            "debug", NULL };
@@ -293,6 +303,14 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     case MOE_OPT_KV_FORMAT:
         rc = moe_option_choice(name, value, formats, &i, err);
         o->rank.kv_format = i ? MOE_KV_BF16 : MOE_KV_F32;
+        break;
+
+    case MOE_OPT_EXPERTS:
+        return moe_option_choice(name, value, wheres, &o->spread, err);
+
+    case MOE_OPT_ROW_FORMAT:
+        rc = moe_option_choice(name, value, formats, &i, err);
+        o->rank.row_format = i ? MOE_ROWS_BF16 : MOE_ROWS_F32;
         break;
 
     case MOE_OPT_KERNELS:

@@ -28,10 +28,44 @@
 /* the child */
 
 
+static int
+moe_proc_by_number(const void *a, const void *b)
+{
+    return *(const int *) a - *(const int *) b;
+}
+
+
+/* all descriptors but the standard ones, the socket and what ranks wake each
+ * other with */
+
+static int
+moe_proc_keep(const moe_front_t *f, int fd)
+{
+    int       fds[MOE_SHM_RANKS + 1];
+    uint32_t  i, n, from;
+
+    n = f->shm ? moe_shm_fds(f->shm, fds) : 0;
+    fds[n++] = fd;
+    qsort(fds, n, sizeof(int), moe_proc_by_number);
+    from = STDERR_FILENO + 1;
+
+    for (i = 0; i < n; i++) {
+        if ((uint32_t) fds[i] > from
+            && close_range(from, (uint32_t) fds[i] - 1, 0) == -1)
+        {
+            return -1;
+        }
+
+        from = (uint32_t) fds[i] + 1;
+    }
+
+    return close_range(from, ~0u, 0);
+}
+
+
 static void
 moe_proc_child(moe_proc_t *p, int fd)
 {
-    int           i;
     uint32_t      k;
     sigset_t      set;
     moe_front_t  *f;
@@ -67,13 +101,7 @@ moe_proc_child(moe_proc_t *p, int fd)
         }
     }
 
-    i = STDERR_FILENO + 1;
-
-    if (fd != i) {
-        fd = dup2(fd, i);
-    }
-
-    if (fd == -1 || close_range(i + 1, ~0u, 0) == -1) {
+    if (moe_proc_keep(f, fd) == -1) {
         _exit(MOE_EXIT_ERROR);
     }
 
@@ -184,6 +212,52 @@ moe_proc_give_up(moe_front_t *f)
 }
 
 
+/* ranks with spread experts go down together, and come up in another epoch
+ * when all are gone */
+
+static void
+moe_proc_others(moe_proc_t *p)
+{
+    char          why[64];
+    uint32_t      i;
+    moe_front_t  *f;
+
+    f = p->front;
+
+    f->broken = 1;
+    moe_shm_lost(f->shm, p->index);
+    snprintf(why, sizeof(why), "rank %u is missing", p->index);
+
+    for (i = 0; i < f->nranks; i++) {
+        moe_proc_died(&f->ranks[i], why);
+    }
+}
+
+
+/* whether a rank that is down may be started */
+
+static int
+moe_proc_whole(moe_front_t *f)
+{
+    uint32_t  i;
+
+    if (!f->broken) {
+        return 1;
+    }
+
+    for (i = 0; i < f->nranks; i++) {
+        if (f->ranks[i].pid) {
+            return 0;
+        }
+    }
+
+    moe_shm_publish(f->shm, (1u << f->nranks) - 1);
+    f->broken = 0;
+
+    return 1;
+}
+
+
 void
 moe_proc_died(moe_proc_t *p, const char *why)
 {
@@ -231,6 +305,10 @@ moe_proc_died(moe_proc_t *p, const char *why)
 
     if (p->deaths >= MOE_PROC_DEATHS) {
         moe_proc_give_up(f);
+    }
+
+    if (f->shm) {
+        moe_proc_others(p);
     }
 }
 
@@ -557,6 +635,7 @@ moe_proc_init(moe_front_t *f, moe_proc_t *p, uint32_t index)
     p->death.fd = -1;
     p->options = f->options->rank;
     p->options.rank = index;
+    p->options.shm = f->shm;
 
     /* those that were left are busy for a step yet, and probes come on top */
     p->nslots = f->options->rank.max_running * 2 + 64;
@@ -587,6 +666,29 @@ moe_proc_init(moe_front_t *f, moe_proc_t *p, uint32_t index)
 }
 
 
+static int
+moe_ranks_segment(moe_front_t *f, moe_err_t *err)
+{
+    moe_model_options_t        mo;
+    moe_exchange_shape_t       shape;
+    const moe_rank_options_t  *o;
+
+    o = &f->options->rank;
+
+    memset(&mo, 0, sizeof(moe_model_options_t));
+    mo.max_rows = o->step_tokens;
+    mo.row_format = o->row_format;
+
+    if (moe_model_exchange_shape(o->model_dir, &mo, &shape, err) != 0) {
+        return -1;
+    }
+
+    f->shm = moe_shm_create(&shape, o->nranks, err);
+
+    return f->shm ? 0 : -1;
+}
+
+
 int
 moe_ranks_start(moe_front_t *f, moe_err_t *err)
 {
@@ -597,6 +699,10 @@ moe_ranks_start(moe_front_t *f, moe_err_t *err)
     if (f->ranks == NULL) {
         return moe_err(err, "no memory for %u ranks",
                        f->options->rank.nranks);
+    }
+
+    if (f->options->spread && moe_ranks_segment(f, err) == -1) {
+        return -1;
     }
 
     f->nranks = f->options->rank.nranks;
@@ -633,6 +739,11 @@ moe_ranks_stop(moe_front_t *f)
             moe_proc_close(p);
             p->state = MOE_PROC_DOWN;
         }
+    }
+
+    /* nobody waits for one that has seen it first */
+    if (f->shm) {
+        moe_shm_lost(f->shm, 0);
     }
 
     for (i = 0; i < 200; i++) {
@@ -680,6 +791,9 @@ moe_ranks_stop(moe_front_t *f)
     free(f->ranks);
     f->ranks = NULL;
     f->nranks = 0;
+
+    moe_shm_free(f->shm);
+    f->shm = NULL;
 }
 
 
@@ -710,7 +824,7 @@ moe_ranks_tick(moe_front_t *f)
         }
 
         if (p->state == MOE_PROC_DOWN && p->pid == 0
-            && f->now >= p->start_us && !f->quit)
+            && f->now >= p->start_us && !f->quit && moe_proc_whole(f))
         {
             (void) moe_proc_start(p);
         }

@@ -459,7 +459,9 @@ moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt)
         }
     }
 
-    if (least == NULL) {
+    /* spread experts compute when all ranks are there */
+
+    if (least == NULL || (f->shm && up < f->nranks)) {
         return NULL;
     }
 

@@ -220,7 +220,7 @@ make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
     moe_shm_options_t   o = {
         .rank = a->rank,
         .replica = s->choice,
-        .counted = s->counted
+        .fixed_rows = s->counted ? 0 : MOE_SHM_FIXED_ROWS
     };
 
     if (s->replicas) {
@@ -861,7 +861,7 @@ scribble(moe_shm_t *shm, uint32_t *r, uint32_t turn, uint32_t number,
 
     st = moe_shm_step(shm, 1, turn);
     st->rows = DRAW(wild ? 40 : 9);
-    st->counted = DRAW(2);
+    st->fixed_rows = DRAW(2) ? 0 : DRAW(99);
     st->placed = 0x80000001;
     st->next = DRAW(2) ? 0 : DRAW(9);
     atomic_store(&st->tag, (uint64_t) 1 << 32 | number);
@@ -895,7 +895,7 @@ test_hostile(void **state)
     moe_err_t             err;
     moe_exchange_t       *x;
     moe_expert_work_t     work;
-    moe_shm_options_t     o = { .rank = 0 };
+    moe_shm_options_t     o = { .rank = 0, .fixed_rows = 32 };
     moe_expert_result_t   result;
     moe_exchange_shape_t  shape = {
         .max_rows = 8,

@@ -120,14 +120,14 @@ measure(moe_exchange_t *x, const moe_exchange_shape_t *s, uint32_t rank,
 
 static void
 spread(const moe_exchange_shape_t *s, uint32_t nranks, uint32_t nrows,
-    uint32_t counted)
+    uint32_t fixed)
 {
     pid_t              pid;
     uint32_t           r;
     moe_shm_t         *shm;
     moe_err_t          err;
     moe_exchange_t    *x;
-    moe_shm_options_t  o = { .counted = counted };
+    moe_shm_options_t  o = { .fixed_rows = fixed };
 
     shm = moe_shm_create(s, nranks, &err);
     if (shm == NULL) {
@@ -143,7 +143,7 @@ spread(const moe_exchange_shape_t *s, uint32_t nranks, uint32_t nrows,
             if (x == NULL) {
                 fail(&err);
             }
-            measure(x, s, r, nrows, counted ? "counted" : "fixed");
+            measure(x, s, r, nrows, fixed ? "fixed" : "counted");
             _exit(0);
         }
     }
@@ -189,10 +189,10 @@ main(int argc, char **argv)
             measure(x, &s, 0, rows[i], "local");
             x->ops->close(x);
 
-            spread(&s, nranks, rows[i], 1);
+            spread(&s, nranks, rows[i], 0);
 
-            if (rows[i] <= 32) {
-                spread(&s, nranks, rows[i], 0);
+            if (rows[i] <= MOE_SHM_FIXED_ROWS) {
+                spread(&s, nranks, rows[i], MOE_SHM_FIXED_ROWS);
             }
         }
     }

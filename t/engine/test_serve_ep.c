@@ -1,0 +1,203 @@
+#include "worker.h"
+
+
+/* serve with its experts spread over ranks answers as one rank does */
+
+
+enum { JOBS = 9 };
+
+
+static worker_t  one, spread;
+static char      texts[JOBS][64];
+
+
+static void
+make_job(moe_job_t *job, int i)
+{
+    snprintf(texts[i], sizeof(texts[i]), "%.*s", 9 + i * 3, PROMPT);
+    job_text(job, texts[i]);
+    job->flags = MOE_JOB_IGNORE_EOS;
+    job->seed = (uint64_t) i + 1;
+    job->max_tokens = 90 + (uint32_t) i * 10;
+    job->n = 1 + (uint32_t) i % 2;
+}
+
+
+static pid_t
+start(worker_t *v, char *path, size_t size, const char *name,
+    const char *const *args)
+{
+    pid_t  pid;
+
+    socket_name(path, size, name);
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+
+    return pid;
+}
+
+
+static void
+ask_all(worker_t *v, int *slots)
+{
+    int        i;
+    moe_job_t  job;
+
+    for (i = 0; i < JOBS; i++) {
+        make_job(&job, i);
+        slots[i] = worker_submit(v, &job);
+    }
+}
+
+
+static void
+compare_all(const int *a, const int *b)
+{
+    int       i;
+    uint32_t  k;
+
+    for (i = 0; i < JOBS; i++) {
+        worker_wait(&one, a[i]);
+        worker_wait(&spread, b[i]);
+        assert_sound(&one.jobs[a[i]], 200);
+        assert_sound(&spread.jobs[b[i]], 200);
+
+        for (k = 0; k < 2; k++) {
+            assert_same(&one.jobs[a[i]].choices[k],
+                        &spread.jobs[b[i]].choices[k]);
+        }
+
+        worker_forget(&one, a[i]);
+        worker_forget(&spread, b[i]);
+    }
+}
+
+
+/* clock ticks that the process has computed */
+static unsigned long
+ticks(pid_t pid)
+{
+    char           path[64];
+    FILE          *f;
+    unsigned long  user, sys;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int) pid);
+    f = fopen(path, "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u "
+                            "%*u %*u %*u %lu %lu", &user, &sys), 2);
+    fclose(f);
+
+    return user + sys;
+}
+
+
+static void
+test_spread(void **unused)
+{
+    int            i, a[JOBS], b[JOBS];
+    char           path1[64], path2[64];
+    pid_t          pid1, pid2, rank;
+    moe_job_t      job;
+    moe_stats_t    s;
+    unsigned long  before;
+
+    const char *const  args[] = { "--ranks", "3", "--threads", "1",
+                                  "--experts", "spread", NULL };
+
+    pid1 = start(&one, path1, sizeof(path1), "one", NULL);
+    pid2 = start(&spread, path2, sizeof(path2), "spread", args);
+
+    worker_stats(&spread, &s);
+    assert_int_equal(s.ranks, 3);
+
+    /* one at a time: the other ranks have nothing */
+
+    for (i = 0; i < 3; i++) {
+        make_job(&job, i);
+        worker_ask(&one, &job, &a[0]);
+        worker_ask(&spread, &job, &b[0]);
+        assert_sound(&spread.jobs[b[0]], 200);
+        assert_same(&one.jobs[a[0]].choices[0],
+                    &spread.jobs[b[0]].choices[0]);
+        worker_forget(&one, a[0]);
+        worker_forget(&spread, b[0]);
+    }
+
+    /* all at once */
+
+    ask_all(&one, a);
+    ask_all(&spread, b);
+    compare_all(a, b);
+
+    /* all sleep together */
+
+    test_sleep(300);
+    rank = engine_rank(pid2);
+    before = ticks(rank);
+    test_sleep(1000);
+    assert_in_range(ticks(rank) - before, 0, 5);
+
+    /* one that dies takes the others with it, and no client sees it */
+
+    ask_all(&one, a);
+    ask_all(&spread, b);
+
+    while (spread.jobs[b[2]].choices[0].nids < 20) {
+        worker_pump(&spread, 100);
+    }
+
+    kill(engine_rank(pid2), SIGKILL);
+    compare_all(a, b);
+
+    worker_close(&one);
+    worker_close(&spread);
+    assert_int_equal(engine_stop(pid1), 0);
+    assert_int_equal(engine_stop(pid2), 0);
+}
+
+
+/* another row format is another model, to its fingerprint too */
+
+static void
+test_format(void **unused)
+{
+    int        a[JOBS], b[JOBS];
+    char       path1[64], path2[64];
+    pid_t      pid1, pid2;
+
+    const char *const  one_args[] = { "--row-format", "bf16", NULL };
+    const char *const  args[] = { "--ranks", "2", "--threads", "1",
+                                  "--experts", "spread", "--row-format",
+                                  "bf16", NULL };
+
+    pid1 = start(&one, path1, sizeof(path1), "one", one_args);
+    pid2 = start(&spread, path2, sizeof(path2), "spread", args);
+
+    assert_memory_equal(one.hello.fingerprint, spread.hello.fingerprint, 32);
+
+    ask_all(&one, a);
+    ask_all(&spread, b);
+    compare_all(a, b);
+
+    /* and it stops at once while it runs */
+
+    ask_all(&spread, b);
+    test_sleep(50);
+    worker_close(&one);
+    worker_close(&spread);
+    assert_int_equal(engine_stop(pid1), 0);
+    assert_int_equal(engine_stop(pid2), 0);
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_spread),
+        cmocka_unit_test(test_format)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
