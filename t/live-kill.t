@@ -35,7 +35,7 @@ sub ask {
 sub engine {
     my ($name) = @_;
     my ($stats) = @{$s->status->{engines} || []};
-    return $stats->{$name};
+    return $stats->{$name} // -1;
 }
 
 sub texts { return join "\x01", map { $_[0]->text($_) } 0 .. 2 }
@@ -170,6 +170,7 @@ ok(Live::await(sub {
    }, 15), 'started again, it serves');
 
 # the front hangs: deadlines end what waits for it
+both();
 @clients = map { ask("hang$_", max_tokens => 1900) } 1 .. 2;
 $_->until(qr/"text":"[^"]/) for @clients;
 kill 'STOP', $e->pid;
@@ -203,7 +204,7 @@ sub settle {
 sub both {
     Live::await(sub {
         Live::gather(10, map { ask('both', max_tokens => 1) } 1 .. 8);
-        return (engine('lanes') || 0) >= 2;
+        return engine('lanes') >= 2;
     }, 15);
 }
 
