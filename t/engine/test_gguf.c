@@ -190,7 +190,8 @@ test_models(void **state)
         { "v3", "v3" }, { "v2", "v2" }, { "v2-lite", "v2-lite" },
         { "v2-lite", "v2-lite-old" }, { "qwen3moe", "qwen3moe" },
         { "qwen2moe", "qwen2moe" }, { "mixtral", "mixtral" },
-        { "olmoe", "olmoe" }
+        { "olmoe", "olmoe" }, { "mixtral", "mixtral-apart" },
+        { "qwen3moe", "qwen3moe-joined" }
     };
 
     (void) state;

@@ -553,6 +553,51 @@ test_scores(void **state)
 }
 
 
+/* every way of cutting that is known by name can be built, and cuts all
+ * lines */
+static void
+test_names(void **state)
+{
+    char             *lines;
+    size_t            i, len, at;
+    json_t           *root;
+    uint32_t          n;
+    moe_err_t         err;
+    moe_ids_t         ids = { 0 };
+    moe_tokenizer_t  *t;
+
+    static const char *const  names[] = {
+        "deepseek-v3", "deepseek-coder", "deepseek-llm", "qwen2", "llama-bpe",
+        "dbrx", "smaug-bpe", "gpt-4o", "olmo", "gpt-2", "mpt"
+    };
+
+    (void) state;
+
+    lines = moe_file_read("t/golden/tokenizer/lines.bin", 1 << 24, &len, NULL,
+                          &err);
+    root = json_load_file("models/demo/tokenizer.json", 0, NULL);
+    assert_non_null(lines);
+    assert_non_null(root);
+
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        t = of_metadata(root, names[i]);
+
+        for (at = 0; at < len; at += n) {
+            n = next_number(lines, &at);
+            ids.n = 0;
+            assert_int_equal(moe_tokenizer_encode(t, lines + at, n, NULL, 0,
+                                                  &ids, &err), 0);
+        }
+
+        moe_tokenizer_free(t);
+    }
+
+    moe_ids_free(&ids);
+    json_decref(root);
+    free(lines);
+}
+
+
 static void
 put_number(out_t *o, const char *key, uint32_t v)
 {
@@ -740,6 +785,7 @@ main(void)
         cmocka_unit_test(test_gpt_oss),
         cmocka_unit_test(test_mixtral),
         cmocka_unit_test(test_scores),
+        cmocka_unit_test(test_names),
         cmocka_unit_test(test_front),
         cmocka_unit_test(test_refused)
     };

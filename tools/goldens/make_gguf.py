@@ -241,17 +241,43 @@ def load(where):
     return t
 
 
-def convert(where, file, kind, old=False):
+def experts_apart(t):
+    """One tensor an expert, as the first files of Mixtral had them."""
+    out = {}
+    for name, x in t.items():
+        if "_exps." not in name:
+            out[name] = x
+            continue
+        for e in range(len(x)):
+            out[name.replace("_exps.", f".{e}.")] = x[e]
+    return out
+
+
+def gate_with_up(t):
+    """Gate and up of an expert as one matrix."""
+    out = dict(t)
+    for name in t:
+        if "ffn_gate_exps" in name:
+            up = out.pop(name.replace("_gate_", "_up_"))
+            out[name.replace("_gate_", "_gate_up_")] = torch.cat(
+                [out.pop(name), up], 1)
+    return out
+
+
+def convert(where, file, kind, old=False, change=lambda t: t):
     c = json.loads((where / "config.json").read_text())
     arch = ARCH[c["model_type"]]
     w = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[arch])
     metadata(w, c, old)
     vocabulary(w, where, c)
     names = gguf.get_tensor_name_map(arch, c["num_hidden_layers"])
+    t = {}
     for name, x in rearranged(load(where), c, old).items():
         to = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert to, name
-        put(w, to, x, kind)
+        t[to] = x
+    for name, x in change(t).items():
+        put(w, name, x, kind)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -317,6 +343,12 @@ def write_models(out):
         convert(out / name, out / f"{name}.gguf", T.BF16)
         if name == "v2-lite":
             convert(out / name, out / f"{name}-old.gguf", T.BF16, old=True)
+        if name == "mixtral":
+            convert(out / name, out / f"{name}-apart.gguf", T.BF16,
+                    change=experts_apart)
+        if name == "qwen3moe":
+            convert(out / name, out / f"{name}-joined.gguf", T.BF16,
+                    change=gate_with_up)
 
 
 TYPES = (T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1,
