@@ -113,8 +113,8 @@ sanitize:
 	$(MAKE) unit SAN=thread BUILD=$(BUILD)/tsan CC=clang \
 	    OPT=-O1 UNITS="$(patsubst %,$(BUILD)/tsan/t/%,$(TSAN_UNITS))"
 
-#: make fuzz          every libFuzzer target for FUZZ_SECONDS (10)
-FUZZ_SECONDS ?= 10
+#: make fuzz          every libFuzzer target for FUZZ_SECONDS, 0: fixed runs
+FUZZ_SECONDS ?= 0
 FUZZERS = $(patsubst t/fuzz/%.c,$(BUILD)/fuzz/bin/%,$(wildcard t/fuzz/fuzz_*.c))
 
 $(BUILD)/bin/%: t/fuzz/%.c $(LIB)
@@ -157,6 +157,7 @@ test-live: engine module $(BUILD)/t/moe-puppet
 
 #: make test-full     make test, and the suites in all modes
 test-full: test
+	@$(MAKE) fuzz FUZZ_SECONDS=120
 	@tools/test-suites.sh -f $(SUITES)
 
 #: make test          all tests of a quarter of an hour
