@@ -5,7 +5,9 @@
 
 enum {
     ROWS = 6,                   /* of a tile: 24 accumulators */
-    AHEAD = 4                   /* blocks to prefetch, for few rows */
+    AHEAD = 6,                  /* blocks to prefetch, for few rows */
+    FAR = 16384                 /* bytes; a line there, so that its page is
+                                 * known by the time */
 };
 
 
@@ -41,6 +43,7 @@ tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
     for (g = 0; g < s->groups; g++, w += size) {
 
         if (rt < 3) {
+            _mm_prefetch((const char *) w + FAR, _MM_HINT_T1);
             for (line = 0; line < size; line += 64) {
                 _mm_prefetch((const char *) w + AHEAD * size + line,
                              _MM_HINT_T0);
