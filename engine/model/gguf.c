@@ -940,6 +940,21 @@ moe_gguf_string(const moe_gguf_t *g, const char *key, const char **out,
 }
 
 
+const char *
+moe_gguf_show(const char *s, size_t len, char out[MOE_GGUF_SHOW])
+{
+    size_t  i;
+
+    for (i = 0; i < len && i < MOE_GGUF_SHOW - 1; i++) {
+        out[i] = (uint8_t) s[i] >= ' ' && (uint8_t) s[i] < 127 ? s[i] : '?';
+    }
+
+    out[i] = '\0';
+
+    return out;
+}
+
+
 int
 moe_gguf_array(const moe_gguf_t *g, const char *key,
     const moe_gguf_kv_t **out, moe_err_t *err)

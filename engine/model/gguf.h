@@ -25,6 +25,7 @@
 #define MOE_GGUF_MAX_KEYS     65536
 #define MOE_GGUF_MAX_TENSORS  (1 << 20)
 #define MOE_GGUF_MAX_NAME     255
+#define MOE_GGUF_SHOW         41
 
 
 typedef enum {
@@ -113,6 +114,9 @@ int moe_gguf_string(const moe_gguf_t *g, const char *key, const char **out,
     size_t *len, moe_err_t *err);
 int moe_gguf_array(const moe_gguf_t *g, const char *key,
     const moe_gguf_kv_t **out, moe_err_t *err);
+
+/* The beginning of a string as a message can have it; returns out. */
+const char *moe_gguf_show(const char *s, size_t len, char out[MOE_GGUF_SHOW]);
 
 /*
  * Elements of an array: strings in order (at: 0 to begin with, moves on), one

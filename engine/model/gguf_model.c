@@ -46,6 +46,7 @@ static const arch_t  archs[] = {
 static const arch_t *
 find_arch(const moe_gguf_t *g, moe_err_t *err)
 {
+    char         show[MOE_GGUF_SHOW];
     size_t       i, len;
     const char  *s;
 
@@ -62,8 +63,8 @@ find_arch(const moe_gguf_t *g, moe_err_t *err)
         }
     }
 
-    moe_err(err, "%s: architecture \"%.*s\" is not supported",
-            moe_gguf_path(g), len > 40 ? 40 : (int) len, s);
+    moe_err(err, "%s: architecture \"%s\" is not supported",
+            moe_gguf_path(g), moe_gguf_show(s, len, show));
 
     return NULL;
 }

@@ -160,6 +160,7 @@ is(const char *s, size_t len, const char *want)
 static int
 find_pre(text_t *x)
 {
+    char         show[MOE_GGUF_SHOW];
     size_t       i, j, len;
     const char  *s;
 
@@ -177,8 +178,8 @@ find_pre(text_t *x)
         }
     }
 
-    return moe_err(x->err, "%s: tokenizer.ggml.pre \"%.*s\" is not supported",
-                   moe_gguf_path(x->g), len > 40 ? 40 : (int) len, s);
+    return moe_err(x->err, "%s: tokenizer.ggml.pre \"%s\" is not supported",
+                   moe_gguf_path(x->g), moe_gguf_show(s, len, show));
 }
 
 
@@ -205,6 +206,7 @@ token_array(text_t *x, const char *key, const moe_gguf_kv_t **out)
 static int
 open_text(text_t *x, const moe_gguf_t *g, moe_err_t *err)
 {
+    char         show[MOE_GGUF_SHOW];
     size_t       len;
     int64_t      v;
     const char  *s;
@@ -243,8 +245,8 @@ open_text(text_t *x, const moe_gguf_t *g, moe_err_t *err)
         return find_pre(x);
     }
 
-    return moe_err(err, "%s: tokenizer.ggml.model \"%.*s\" is not supported",
-                   moe_gguf_path(g), len > 40 ? 40 : (int) len, s);
+    return moe_err(err, "%s: tokenizer.ggml.model \"%s\" is not supported",
+                   moe_gguf_path(g), moe_gguf_show(s, len, show));
 }
 
 

@@ -183,19 +183,43 @@ group_pack(moe_wtype_e type, const float *w, uint16_t *scale, int8_t *q)
 }
 
 
+/* a row of a block, four quants at a time */
+static void
+place_row(moe_wtype_e type, const int8_t *q, uint32_t i, uint8_t *to)
+{
+    uint32_t  j;
+
+    to += i * 4;
+
+    if (type == MOE_W_I8_G32) {
+
+        for (j = 0; j < MOE_GROUP; j++) {
+            to[j / 4 * 128 + j % 4] = (uint8_t) (q[j] + 128);
+        }
+
+        return;
+    }
+
+    for (j = 0; j < MOE_GROUP / 2; j++) {
+        to[j / 4 * 128 + j % 4] = (uint8_t)
+            ((q[j / 4 * 8 + j % 4] + 8)
+             | (q[j / 4 * 8 + 4 + j % 4] + 8) << 4);
+    }
+}
+
+
 int
 moe_pack_strip(moe_wtype_e type, const float *w, uint32_t nrows, uint32_t k,
     uint8_t *out)
 {
     float      group[MOE_GROUP];
-    size_t     block, at;
+    size_t     block;
     int8_t     q[MOE_GROUP];
     uint8_t   *to;
     uint16_t   scale;
-    uint32_t   g, i, j, n;
+    uint32_t   g, i, n;
 
     block = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
-    memset(out, 0, moe_packed_strip(type, k));
 
     for (i = 0; i < MOE_STRIP; i++) {
         for (g = 0; g < moe_groups(k); g++) {
@@ -212,13 +236,7 @@ moe_pack_strip(moe_wtype_e type, const float *w, uint32_t nrows, uint32_t k,
                 return -1;
             }
 
-            for (j = 0; j < MOE_GROUP; j++) {
-                at = place(type, i, j);
-                to[at] |= type == MOE_W_I8_G32
-                          ? (uint8_t) (q[j] + 128)
-                          : (uint8_t) ((q[j] + 8) << (j / 4 % 2 * 4));
-            }
-
+            place_row(type, q, i, to);
             memcpy(to + block - 64 + i * 2, &scale, 2);
         }
     }
@@ -231,29 +249,27 @@ void
 moe_pack_quants(moe_wtype_e type, const int8_t *q, const uint16_t *scales,
     uint32_t nrows, uint32_t k, uint8_t *out)
 {
-    size_t     block, at;
+    size_t     block;
     uint8_t   *to;
-    uint32_t   g, i, j, groups;
+    uint32_t   g, i, groups;
+
+    static const int8_t  zeros[MOE_GROUP];
 
     block = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
     groups = moe_groups(k);
-    memset(out, 0, moe_packed_strip(type, k));
 
     for (i = 0; i < MOE_STRIP; i++) {
         for (g = 0; g < groups; g++) {
             to = out + g * block;
 
-            for (j = 0; j < MOE_GROUP; j++) {
-                at = place(type, i, j);
-                to[at] |= type == MOE_W_I8_G32
-                          ? (uint8_t) ((i < nrows ? *q : 0) + 128)
-                          : (uint8_t) (((i < nrows ? *q : 0) + 8)
-                                       << (j / 4 % 2 * 4));
-                q += i < nrows;
-            }
-
             if (i < nrows) {
+                place_row(type, q, i, to);
                 memcpy(to + block - 64 + i * 2, scales++, 2);
+                q += MOE_GROUP;
+
+            } else {
+                place_row(type, zeros, i, to);
+                memset(to + block - 64 + i * 2, 0, 2);
             }
         }
     }

@@ -743,8 +743,8 @@ test_refused(void **state)
     begin(&o);
     refused(&o, "tokenizer.ggml.tokens is missing");
 
-    put_tokens(&o, "bert", "a");
-    refused(&o, "tokenizer.ggml.model \"bert\" is not supported");
+    put_tokens(&o, "b\x1b[1m", "a");
+    refused(&o, "tokenizer.ggml.model \"b?[1m\" is not supported");
 
     put_tokens(&o, "gpt2", "a");
     refused(&o, "tokenizer.ggml.pre is missing");
