@@ -895,10 +895,11 @@ static int
 quantize(quantize_t *z, moe_quantize_progress_pt progress, void *ctx,
     moe_quantized_t *done)
 {
-    char       path[4096], part[4096];
-    size_t     i;
-    uint32_t   threads;
-    cpu_set_t  set;
+    char         path[4096], part[4096];
+    size_t       i;
+    uint32_t     threads;
+    cpu_set_t    set;
+    struct stat  from, to;
 
     if (snprintf(path, sizeof(path), "%s/" MOE_PACKED_FILE, z->out) > 4000
         || snprintf(part, sizeof(part), "%s.part", path) > 4000
@@ -935,6 +936,13 @@ quantize(quantize_t *z, moe_quantize_progress_pt progress, void *ctx,
 
     if (mkdir(z->out, 0777) != 0 && errno != EEXIST) {
         return moe_err(z->err, "%s: %s", z->out, strerror(errno));
+    }
+
+    if (stat(z->dir, &from) == 0 && stat(z->out, &to) == 0
+        && from.st_dev == to.st_dev && from.st_ino == to.st_ino)
+    {
+        return moe_err(z->err, "%s: is the source itself; " MOE_PACKED_FILE
+                       " goes to a directory of its own", z->out);
     }
 
     z->fd = open(part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

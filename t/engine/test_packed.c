@@ -376,8 +376,12 @@ test_rules(void **state)
         assert_non_null(strstr(err.text, "cannot be"));
     }
 
-    /* what is packed is not packed again, and stays whole */
     q.nrules = 0;
+    assert_int_equal(moe_quantize("t/golden/v3", "t/golden/../golden/v3", &q,
+                                  NULL, NULL, &done, &err), -1);
+    assert_non_null(strstr(err.text, "the source itself"));
+
+    /* what is packed is not packed again, and stays whole */
     assert_int_equal(moe_quantize(out, out, &q, NULL, NULL, &done, &err), -1);
     assert_non_null(strstr(err.text, "packed already"));
     w = moe_weights_load(out, &cfg, &err);
