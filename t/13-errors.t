@@ -58,6 +58,8 @@ location / { client_max_body_size 100; moe_pass engine; }
 --- request eval
 "POST /v1/completions\n" . "x" x 1000
 --- error_code: 413
+--- response_headers_like
+X-Request-Id: [0-9a-f]{32}
 --- json
 error.code = "request_too_large"
 error.type = "invalid_request_error"
