@@ -61,7 +61,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: the schema of the JSON
+=== TEST 1: the schema of the JSON; the engine's page may be 100 ms old
 --- config
 location / { moe_pass engine; }
 location = /status { moe_status; }
@@ -90,7 +90,7 @@ engines.0.progress = 1000
 engines.0.ranks = 1
 engines.0.ranks_up = 1
 engines.0.kv_pages > 0
-engines.0.running = 0"]
+engines.0.running < 2"]
 --- check eval
 [sub {}, sub { my ($d) = @_;
     for (@::own) { Test::More::like($d->{nginx}{$_}, qr/^\d+$/, "nginx: $_"); }
