@@ -166,6 +166,7 @@ static ngx_int_t
 ngx_http_moe_event_delta(ngx_http_moe_ctx_t *ctx, moe_delta_t *delta,
     size_t size, const char **why)
 {
+    size_t                    held;
     ngx_int_t                 rc;
     ngx_http_moe_loc_conf_t  *mlcf;
 
@@ -221,7 +222,13 @@ ngx_http_moe_event_delta(ngx_http_moe_ctx_t *ctx, moe_delta_t *delta,
         return NGX_DECLINED;
     }
 
-    if (ctx->owed + ctx->flying >= mlcf->buffer_size && !ctx->is_parked) {
+    /* credit that is kept back until there is more of it is spent too */
+
+    held = ctx->job.live ? ctx->job.lane->slots[ctx->job.slot].credit : 0;
+
+    if (ctx->owed + ctx->flying + held >= mlcf->buffer_size
+        && !ctx->is_parked)
+    {
         ctx->is_parked = 1;
         ctx->parked = ngx_current_msec;
         ctx->armed = 0;
