@@ -157,6 +157,8 @@ test-live: engine module $(BUILD)/t/moe-puppet
 
 #: make test-full     make test, and the suites in all modes
 test-full: test
+	@MOE_PROPERTY_FIRST=1000 MOE_PROPERTY_WORLDS=2000 \
+	    $(BUILD)/t/test_property
 	@$(MAKE) fuzz FUZZ_SECONDS=120
 	@tools/test-suites.sh -f $(SUITES)
 

@@ -193,6 +193,11 @@ play(const moe_step_t *step)
         }
 
         assert_true(!e->last || e->nout > 0);
+
+        if (e->first) {
+            assert_int_equal(moe_seq_cached(sh->seq),
+                             e->pos < sh->nprompt ? e->pos : sh->nprompt);
+        }
     }
 
     assert_int_equal(b->nrows, row);
