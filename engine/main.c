@@ -5,6 +5,7 @@
 #include "compare.h"
 #include "inspect.h"
 #include "main.h"
+#include "plan.h"
 #include "quantize.h"
 #include "run.h"
 
@@ -30,7 +31,9 @@ static const moe_command_t  moe_commands[] = {
     { "compare", moe_compare_main,
       "how far quantized models are from their source" },
     { "bench", moe_bench_main,
-      "how fast a model runs here" }
+      "how fast a model runs here" },
+    { "plan", moe_plan_main,
+      "what a fleet would do with a model, and what a token would cost" }
 };
 
 #define MOE_COMMANDS  (sizeof(moe_commands) / sizeof(moe_commands[0]))
