@@ -7,9 +7,9 @@
 /*
  * What the rooms of the module share.  From the ground: lane and slots (jobs
  * in, events out, one link per worker and engine), peer (choice of an engine),
- * reply (headers and error bodies), stream, event and output (the life of one
- * job and its answer), survey (questions to all engines) with models and
- * status, handler and module on top.
+ * reply (headers and error bodies), key (whom a job counts for), stream, event
+ * and output (the life of one job and its answer), survey (questions to all
+ * engines) with models and status, handler and module on top.
  */
 
 #ifndef _NGX_HTTP_MOE_H_INCLUDED_
@@ -134,6 +134,10 @@ typedef struct {
     ngx_uint_t                     max_tokens;
     ngx_uint_t                     max_prompt_tokens;
     ngx_http_moe_api_conf_t        api;
+
+    ngx_http_complex_value_t      *key;
+    ngx_http_complex_value_t      *priority;
+    ngx_http_complex_value_t      *weight;
 
     ngx_uint_t                     status_format;
 } ngx_http_moe_loc_conf_t;
@@ -433,6 +437,13 @@ ngx_http_moe_error_t *ngx_http_moe_error(ngx_http_request_t *r,
 
 ngx_int_t ngx_http_moe_send_sse_header(ngx_http_request_t *r);
 ngx_int_t ngx_http_moe_header_filter_init(ngx_conf_t *cf);
+
+
+/* key: whom a job counts for; fills in its key, priority and weight */
+
+ngx_int_t ngx_http_moe_key(ngx_http_request_t *r, moe_job_t *job);
+char *ngx_http_moe_priority(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_moe_weight(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 
 /* stream: the job of a POST from its engine's choice to its end */

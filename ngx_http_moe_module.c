@@ -199,6 +199,27 @@ static ngx_command_t  ngx_http_moe_commands[] = {
       0,
       NULL },
 
+    { ngx_string("moe_key"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_set_complex_value_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_moe_loc_conf_t, key),
+      NULL },
+
+    { ngx_string("moe_priority"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_moe_priority,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_moe_loc_conf_t, priority),
+      NULL },
+
+    { ngx_string("moe_weight"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_moe_weight,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_moe_loc_conf_t, weight),
+      NULL },
+
     { ngx_string("moe_ignore_client_abort"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
@@ -588,6 +609,9 @@ ngx_http_moe_create_loc_conf(ngx_conf_t *cf)
      *     mlcf->pass = NULL;
      *     mlcf->next_upstream = 0;
      *     mlcf->api = { 0 };
+     *     mlcf->key = NULL;
+     *     mlcf->priority = NULL;
+     *     mlcf->weight = NULL;
      */
 
     mlcf->models = NGX_CONF_UNSET_PTR;
@@ -683,6 +707,18 @@ ngx_http_moe_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_uint_value(conf->max_tokens, prev->max_tokens, 0);
     ngx_conf_merge_uint_value(conf->max_prompt_tokens,
                               prev->max_prompt_tokens, 0);
+
+    if (conf->key == NULL) {
+        conf->key = prev->key;
+    }
+
+    if (conf->priority == NULL) {
+        conf->priority = prev->priority;
+    }
+
+    if (conf->weight == NULL) {
+        conf->weight = prev->weight;
+    }
 
     ngx_http_moe_merge_api(&prev->api, &conf->api);
 

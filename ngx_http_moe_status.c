@@ -132,6 +132,24 @@ static ngx_http_moe_metric_t  ngx_http_moe_engine_metrics[] = {
 
     { "refused", "Jobs refused", offsetof(moe_stats_t, refused), 0 },
 
+    { "refused_share", "Jobs refused: their key's share was used up",
+      offsetof(moe_stats_t, refused_share), 0 },
+
+    { "refused_full", "Jobs refused: the queue was full",
+      offsetof(moe_stats_t, refused_full), 0 },
+
+    { "refused_late", "Jobs refused: they would have waited too long",
+      offsetof(moe_stats_t, refused_late), 0 },
+
+    { "refused_memory", "Jobs refused: there was no memory for them",
+      offsetof(moe_stats_t, refused_memory), 0 },
+
+    { "queue_timeouts", "Jobs that waited too long",
+      offsetof(moe_stats_t, queue_timeouts), 0 },
+
+    { "displaced", "Waiting jobs that gave way to another key or class",
+      offsetof(moe_stats_t, displaced), 0 },
+
     { "prompt_tokens", "Tokens of prompts",
       offsetof(moe_stats_t, prompt_tokens), 0 },
 

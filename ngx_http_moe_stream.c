@@ -18,12 +18,7 @@
 #include "ngx_http_moe.h"
 
 
-#include <openssl/evp.h>
-
-
 static ngx_int_t ngx_http_moe_stream_job(ngx_http_moe_ctx_t *ctx);
-static ngx_int_t ngx_http_moe_stream_key(ngx_http_request_t *r,
-    uint8_t *key);
 static ngx_int_t ngx_http_moe_stream_watch(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_connect(ngx_http_moe_ctx_t *ctx);
 static ngx_int_t ngx_http_moe_stream_submit(ngx_http_moe_ctx_t *ctx,
@@ -128,7 +123,7 @@ ngx_http_moe_stream_job(ngx_http_moe_ctx_t *ctx)
     job->credit = mlcf->buffer_size;
     job->timeout_ms = mlcf->queue_timeout;
 
-    if (ngx_http_moe_stream_key(ctx->request, job->key) != NGX_OK) {
+    if (ngx_http_moe_key(ctx->request, job) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -136,48 +131,6 @@ ngx_http_moe_stream_job(ngx_http_moe_ctx_t *ctx)
     ctx->model.data = (u_char *) job->model.data;
 
     return ngx_http_moe_api_encode(&ctx->api, &ctx->record);
-}
-
-
-/* whom the job counts for: the client's address, as a hash */
-
-static ngx_int_t
-ngx_http_moe_stream_key(ngx_http_request_t *r, uint8_t *key)
-{
-    size_t               len;
-    void                *addr;
-    struct sockaddr     *sa;
-#if (NGX_HAVE_INET6)
-    struct sockaddr_in6  *sin6;
-#endif
-
-    sa = r->connection->sockaddr;
-
-    switch (sa->sa_family) {
-
-#if (NGX_HAVE_INET6)
-    case AF_INET6:
-        sin6 = (struct sockaddr_in6 *) sa;
-        addr = &sin6->sin6_addr;
-        len = sizeof(struct in6_addr);
-        break;
-#endif
-
-    case AF_INET:
-        addr = &((struct sockaddr_in *) sa)->sin_addr;
-        len = sizeof(in_addr_t);
-        break;
-
-    default:
-        addr = r->connection->addr_text.data;
-        len = r->connection->addr_text.len;
-    }
-
-    if (EVP_Digest(addr, len, key, NULL, EVP_sha256(), NULL) != 1) {
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
 }
 
 
@@ -340,7 +293,10 @@ ngx_http_moe_stream_submit(ngx_http_moe_ctx_t *ctx,
         r->main->blocked++;
     }
 
-    ngx_http_moe_stream_set_timer(ctx, mlcf->queue_timeout);
+    /* the engine says it itself, and when to come again */
+
+    ngx_http_moe_stream_set_timer(ctx, mlcf->queue_timeout
+                                       + NGX_HTTP_MOE_HOLD);
 
     return NGX_OK;
 }

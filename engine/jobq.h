@@ -57,7 +57,7 @@
 #include <stdint.h>
 
 
-#define MOE_JOBQ_VERSION     1
+#define MOE_JOBQ_VERSION     2
 #define MOE_HALF_MAGIC       0x716a6f6d         /* "mojq" */
 #define MOE_HELLO_MAGIC      0x686a6f6d         /* "mojh" */
 
@@ -78,6 +78,9 @@
 #define moe_align8(n)        (((size_t) (n) + 7) & ~(size_t) 7)
 
 #define MOE_UNLIMITED        0xffffffffu        /* max_tokens: to the end */
+
+#define MOE_PRIORITY_MAX     100                /* either way from 0 */
+#define MOE_WEIGHT_MAX       1000
 
 
 /* what the functions below return */
@@ -183,6 +186,15 @@ typedef struct {
     uint64_t           cancelled;
     uint64_t           failed;
     uint64_t           refused;             /* before they were accepted */
+    uint64_t           refused_share;       /* of them: the key's share of the
+                                             * queue was used up */
+    uint64_t           refused_full;        /* the queue was full */
+    uint64_t           refused_late;        /* it would have waited longer
+                                             * than it may */
+    uint64_t           refused_memory;      /* no room for its record */
+    uint64_t           queue_timeouts;      /* jobs that waited too long */
+    uint64_t           displaced;           /* waiting jobs that gave way to
+                                             * another key or class */
     uint64_t           prompt_tokens;
     uint64_t           cached_tokens;
     uint64_t           completion_tokens;
@@ -377,7 +389,8 @@ typedef struct {
     uint32_t         top_logprobs;
     uint32_t         credit;            /* bytes the worker can hold now */
     uint32_t         timeout_ms;        /* in the queue; 0: none */
-    int32_t          priority;
+    int32_t          priority;          /* its class, larger goes first:
+                                         * -MOE_PRIORITY_MAX to it */
     int32_t          top_k;             /* <= 0: all */
     float            temperature;
     float            top_p;
@@ -385,6 +398,8 @@ typedef struct {
     float            presence;
     float            frequency;
     float            repetition;
+    uint32_t         weight;            /* of the key, 1 to MOE_WEIGHT_MAX;
+                                         * 0 is 1 */
 
     moe_str_t        model;             /* empty: the first */
     moe_str_t        messages;          /* JSON array */

@@ -39,7 +39,7 @@ typedef struct {
     float      presence;
     float      frequency;
     float      repetition;
-    uint32_t   reserved;
+    uint32_t   weight;
 } moe_job_wire_t;
 
 
@@ -198,6 +198,7 @@ moe_job_write(const moe_job_t *job, void *buf)
     w.presence = job->presence;
     w.frequency = job->frequency;
     w.repetition = job->repetition;
+    w.weight = job->weight;
 
     p = buf;
     memcpy(p, &w, sizeof(moe_job_wire_t));
@@ -398,6 +399,7 @@ moe_job_fixed(moe_job_t *job, const moe_job_wire_t *w)
     job->presence = w->presence;
     job->frequency = w->frequency;
     job->repetition = w->repetition;
+    job->weight = w->weight;
 }
 
 

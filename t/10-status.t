@@ -10,8 +10,9 @@ our @own = qw(requests active finished cancelled failed refused retries
     prompt_tokens cached_tokens completion_tokens events event_bytes lanes
     lanes_lost violations);
 our @theirs = qw(state progress started ranks ranks_up rank_restarts waiting
-    running parked accepted finished cancelled failed refused prompt_tokens
-    cached_tokens completion_tokens steps kv_pages kv_pages_used
+    running parked accepted finished cancelled failed refused refused_share
+    refused_full refused_late refused_memory queue_timeouts displaced
+    prompt_tokens cached_tokens completion_tokens steps kv_pages kv_pages_used
     kv_pages_cached lanes lanes_broken);
 
 # a histogram is cumulative and its count is the last bucket's and more

@@ -469,6 +469,8 @@ job_random(moe_job_t *job, uint8_t *pool, size_t size)
     job->top_k = (int32_t) rnd(100) - 1;
     memcpy(job->request_id, pool, 16);
     memcpy(job->key, pool + 16, 32);
+    job->priority = (int32_t) rnd(201) - 100;
+    job->weight = rnd(1001);
 
     job->model = (moe_str_t) { 1 + rnd(30), (char *) pool };
 

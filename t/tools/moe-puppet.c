@@ -227,6 +227,14 @@ puppet_show(puppet_job_t *p, const moe_job_t *j)
         fprintf(f, " ids=%u", j->prompts[i].n);
     }
 
+    if (p->show == 4) {
+        fprintf(f, " priority=%d weight=%u key=", j->priority, j->weight);
+
+        for (i = 0; i < sizeof(j->key); i++) {
+            fprintf(f, "%02x", j->key[i]);
+        }
+    }
+
     if (p->show == 2) {
         fprintf(f, " seed=%llu", (unsigned long long) j->seed);
     }
