@@ -67,14 +67,16 @@ struct moe_sched_s {
 };
 
 
+static void moe_sched_yield(moe_sched_t *s);
 static void moe_sched_plan_decodes(moe_sched_t *s);
 static void moe_sched_plan_prefills(moe_sched_t *s);
-static void moe_sched_plan_waiting(moe_sched_t *s);
+static void moe_sched_plan_waiting(moe_sched_t *s, int64_t above);
 static void moe_sched_plan(moe_sched_t *s, moe_seq_t *seq, uint32_t nrows);
 static void moe_sched_unplan(moe_sched_t *s, moe_seq_t *seq);
 static uint32_t moe_sched_chunk(moe_sched_t *s, moe_seq_t *seq);
 static void moe_sched_lay_out(moe_sched_t *s);
 static int moe_sched_admit(moe_sched_t *s, moe_seq_t *seq);
+static int moe_sched_make_room(moe_sched_t *s, const moe_seq_t *seq);
 static uint32_t moe_sched_owed(moe_sched_t *s);
 static int moe_sched_reserve(moe_sched_t *s, moe_seq_t *seq, uint32_t len);
 static int moe_sched_preempt(moe_sched_t *s, moe_seq_state_e least);
@@ -289,9 +291,10 @@ moe_sched_form(moe_sched_t *s)
     s->nrows = 0;
     s->nout = 0;
 
+    moe_sched_yield(s);
     moe_sched_plan_decodes(s);
     moe_sched_plan_prefills(s);
-    moe_sched_plan_waiting(s);
+    moe_sched_plan_waiting(s, INT64_MIN);
     moe_sched_lay_out(s);
 
     return s->step.n > 0 ? &s->step : NULL;
@@ -392,6 +395,36 @@ moe_seq_table(const moe_seq_t *seq, uint32_t *n)
 }
 
 
+/*
+ * Where the batch is full, those of lower priority make place for those of
+ * higher that wait.  They keep their pages while others need not have them.
+ */
+static void
+moe_sched_yield(moe_sched_t *s)
+{
+    uint32_t    room;
+    moe_seq_t  *seq, *last;
+
+    room = s->o.max_running - s->count[MOE_SEQ_RUNNING];
+
+    TAILQ_FOREACH(seq, &s->lists[MOE_SEQ_WAITING], link) {
+
+        if (room > 0) {
+            room--;
+            continue;
+        }
+
+        last = TAILQ_LAST(&s->lists[MOE_SEQ_RUNNING], moe_seq_list_s);
+
+        if (last == NULL || last->priority >= seq->priority) {
+            return;
+        }
+
+        moe_sched_move(s, last, MOE_SEQ_WAITING);
+    }
+}
+
+
 static void
 moe_sched_plan_decodes(moe_sched_t *s)
 {
@@ -423,9 +456,14 @@ moe_sched_plan_prefills(moe_sched_t *s)
          seq != NULL;
          seq = next)
     {
-        n = seq->entry ? 0 : moe_sched_chunk(s, seq);
+        n = 0;
 
-        if (n > 0 && moe_sched_reserve(s, seq, seq->computed + n) == 0) {
+        if (seq->entry == 0) {
+            moe_sched_plan_waiting(s, seq->priority);
+            n = moe_sched_chunk(s, seq);
+        }
+
+        if (seq->state == MOE_SEQ_RUNNING && n > 0 && moe_sched_reserve(s, seq, seq->computed + n) == 0) {
             moe_sched_plan(s, seq, n);
         }
 
@@ -435,11 +473,11 @@ moe_sched_plan_prefills(moe_sched_t *s)
 
 
 /*
- * In strict order: a large prompt that does not fit now is not passed by
- * smaller ones for ever.
+ * Those whose priority is above the given one, in strict order: a large prompt
+ * that does not fit now is not passed by smaller ones for ever.
  */
 static void
-moe_sched_plan_waiting(moe_sched_t *s)
+moe_sched_plan_waiting(moe_sched_t *s, int64_t above)
 {
     uint32_t    n;
     moe_seq_t  *seq;
@@ -447,7 +485,8 @@ moe_sched_plan_waiting(moe_sched_t *s)
     while (s->count[MOE_SEQ_RUNNING] < s->o.max_running) {
         seq = TAILQ_FIRST(&s->lists[MOE_SEQ_WAITING]);
 
-        if (seq == NULL || s->nrows == s->o.step_tokens
+        if (seq == NULL || seq->priority <= above
+            || s->nrows == s->o.step_tokens
             || moe_sched_admit(s, seq) != 0)
         {
             return;
@@ -595,24 +634,23 @@ moe_sched_lay_out(moe_sched_t *s)
 /*
  * Finds the cached beginning of a sequence that has no pages, and sees to it
  * that the rest of its known ids could be computed now without preempting
- * anyone who runs: who is admitted only to be preempted does harm.
+ * anyone who runs, but those of lower priority: who is admitted only to be
+ * preempted does harm.
  */
 static int
 moe_sched_admit(moe_sched_t *s, moe_seq_t *seq)
 {
-    uint32_t  need;
-
     if (seq->ntable == 0) {
         moe_seq_match(s, seq);
     }
 
-    need = moe_sched_pages_for(seq->len) - seq->ntable + moe_sched_owed(s);
-
-    while (need > moe_pages_available(s->pages)) {
+    while (moe_sched_pages_for(seq->len) - seq->ntable + moe_sched_owed(s)
+           > moe_pages_available(s->pages))
+    {
         /* keeps what it waits with from being taken as a victim's */
         moe_sched_detach(s, seq);
 
-        if (moe_sched_preempt(s, MOE_SEQ_WAITING) != 0) {
+        if (moe_sched_make_room(s, seq) != 0) {
             moe_sched_insert(s, seq, MOE_SEQ_WAITING);
             moe_seq_release(s, seq);
             return -1;
@@ -627,6 +665,32 @@ moe_sched_admit(moe_sched_t *s, moe_seq_t *seq)
     }
 
     return 0;
+}
+
+
+/* for one that is about to run: pages of somebody less important */
+static int
+moe_sched_make_room(moe_sched_t *s, const moe_seq_t *seq)
+{
+    moe_seq_t  *last;
+
+    if (moe_sched_preempt(s, MOE_SEQ_WAITING) == 0) {
+        return 0;
+    }
+
+    TAILQ_FOREACH_REVERSE(last, &s->lists[MOE_SEQ_RUNNING], moe_seq_list_s,
+                          link)
+    {
+        if (last->ntable > 0) {
+            break;
+        }
+    }
+
+    if (last == NULL || last->priority >= seq->priority) {
+        return -1;
+    }
+
+    return moe_sched_preempt(s, MOE_SEQ_RUNNING);
 }
 
 

@@ -17,7 +17,9 @@
  * Full pages are shared by sequences with the same beginning, also after the
  * one that computed them has gone (sched/pages.h).
  *
- * More important is a higher priority, then who came first.
+ * More important is a higher priority, then who came first.  Of two priorities
+ * the higher is strictly preferred: where the batch is full or pages are short
+ * its sequences take the place of those that run, and its prompts go first.
  *
  *     add -> { form -> (model's step) -> commit -> { append } } -> remove
  *

@@ -559,6 +559,101 @@ test_preempt_order(void **state)
 }
 
 
+/* who is in the next step, and with how many rows */
+static uint32_t
+rows_of(const moe_step_t *step, const shadow_t *sh)
+{
+    uint32_t  i;
+
+    for (i = 0; i < step->n; i++) {
+        if (step->entries[i].data == sh) {
+            return step->entries[i].nrows;
+        }
+    }
+
+    return 0;
+}
+
+
+static void
+test_priorities(void **state)
+{
+    uint32_t             i, n;
+    shadow_t            *low[4], *high, *long_low;
+    const moe_step_t    *step;
+    moe_sched_counts_t   c;
+    moe_sched_options_t  o = { 16, 256, 4, 64, 48, 8, { 0 } };
+
+    create(&o);
+
+    /* a full batch: the youngest gives its place and keeps its pages */
+    for (i = 0; i < 4; i++) {
+        low[i] = add(4, 0, 100, 0, 0, 0);
+    }
+
+    step_once();
+    high = add(20, 0, 22, 0, 1, 0);
+    step = moe_sched_form(sched);
+    assert_int_equal(step->n, 4);
+    assert_int_equal(rows_of(step, high), 20);
+    assert_int_equal(rows_of(step, low[2]), 1);
+    assert_int_equal(rows_of(step, low[3]), 0);
+    moe_seq_table(low[3]->seq, &n);
+    assert_int_equal(n, 1);
+
+    /* an equal one does not take a place */
+    i = low[3]->len;
+    step_once();
+    step_once();
+    assert_int_equal(high->len, 22);
+    assert_int_equal(low[3]->len, i);
+    drop(high);
+    step_once();
+    assert_int_equal(low[3]->len, i + 1);
+    moe_sched_counts(sched, &c);
+    assert_int_equal(c.preempted, 0);
+
+    for (i = 0; i < 4; i++) {
+        drop(low[i]);
+    }
+
+    /* a prompt of a higher class goes before the rest of a lower one's */
+    long_low = add(200, 0, 210, 0, 0, 0);
+    low[0] = add(100, 0, 110, 0, 0, 0);
+    step_once();
+    high = add(40, 0, 50, 0, 1, 0);
+    step = moe_sched_form(sched);
+    assert_int_equal(rows_of(step, high), 40);
+    assert_int_equal(rows_of(step, long_low), 24);
+    assert_int_equal(rows_of(step, low[0]), 0);
+    step_once();
+    drop(high);
+    drop(low[0]);
+
+    /* pages too: what runs gives up its own */
+    while (long_low->len < 201) {
+        step_once();
+    }
+
+    high = add(150, 0, 160, 0, 1, 0);
+    step_once();
+    moe_seq_table(long_low->seq, &n);
+    assert_int_equal(n, 0);
+    moe_seq_table(high->seq, &n);
+    assert_true(n > 0);
+
+    /* but not for an equal one */
+    low[0] = add(150, 0, 160, 0, 1, 0);
+    step_once();
+    moe_seq_table(low[0]->seq, &n);
+    assert_int_equal(n, 0);
+    moe_seq_table(high->seq, &n);
+    assert_true(n > 0);
+
+    moe_sched_destroy(sched);
+}
+
+
 static void
 test_refusals(void **state)
 {
@@ -601,6 +696,7 @@ main(void)
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_prefix),
         cmocka_unit_test(test_preempt_order),
+        cmocka_unit_test(test_priorities),
         cmocka_unit_test(test_refusals)
     };
 
