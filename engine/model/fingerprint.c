@@ -14,8 +14,14 @@
 
 enum {
     CONFIG_MAX = 1 << 24,
-    SAMPLE = 256            /* bytes of a tensor, at each of three places */
+
+    BLOCK = 4096,               /* what is read of a stretch */
+    STRETCH = 1 << 20,
+    EXPERT_STRETCH = 1 << 24    /* experts are nearly all of a large model */
 };
+
+/* the bytes of weights that are read to the last one: below a second */
+#define WHOLE  (256u << 20)
 
 
 static void
@@ -35,32 +41,91 @@ add_text(EVP_MD_CTX *md, const char *s)
 }
 
 
-/*
- * Name, type, shape and place of every tensor, which is what the files'
- * headers say; and, as tuned variants of a model differ in nothing else, some
- * bytes of each tensor but the experts', which are many: reading them all
- * would cost a large model minutes.
- */
+/* the middle of each stretch, and all of what is no longer than a block */
 static void
-add_tensor(EVP_MD_CTX *md, const moe_st_tensor_t *t)
+add_blocks(EVP_MD_CTX *md, const moe_st_tensor_t *t)
 {
-    size_t  i, n, at;
+    uint64_t  at, n, stretch;
 
+    stretch = strstr(t->name, ".experts.") ? EXPERT_STRETCH : STRETCH;
+
+    for (at = 0; at < t->size; at += stretch) {
+        n = t->size - at < stretch ? t->size - at : stretch;
+
+        if (n <= BLOCK) {
+            add(md, t->data + at, (size_t) n);
+
+        } else {
+            add(md, t->data + at + (n - BLOCK) / 2, BLOCK);
+        }
+    }
+}
+
+
+static void
+add_tensor(EVP_MD_CTX *md, const moe_st_tensor_t *t, int whole)
+{
     add_text(md, t->name);
     add_text(md, t->dtype_name);
     add(md, t->dims, (size_t) t->ndim * sizeof(t->dims[0]));
     add(md, &t->offset, sizeof(t->offset));
     add(md, &t->size, sizeof(t->size));
 
-    if (strstr(t->name, ".experts.") != NULL) {
-        return;
+    if (whole) {
+        add(md, t->data, (size_t) t->size);
+
+    } else {
+        add_blocks(md, t);
+    }
+}
+
+
+static void
+add_weights(EVP_MD_CTX *md, const moe_st_t *st, uint64_t limit)
+{
+    int                   whole;
+    size_t                i;
+    const moe_st_file_t  *file;
+
+    whole = moe_st_file_bytes(st) <= limit;
+
+    for (i = 0; (file = moe_st_file(st, i)) != NULL; i++) {
+        add(md, &file->size, sizeof(file->size));
+
+        if (file->digest != NULL) {
+            add(md, file->digest, 32);
+        }
     }
 
-    for (i = 0; i < 3; i++) {
-        at = t->size / 3 * i;
-        n = t->size - at < SAMPLE ? t->size - at : SAMPLE;
-        add(md, t->data + at, n);
+    /* or each block would have the pages around it read from the disk too */
+    moe_st_scattered(st, !whole);
+
+    for (i = 0; i < moe_st_count(st); i++) {
+        add_tensor(md, moe_st_at(st, i), whole);
     }
+
+    moe_st_scattered(st, 0);
+}
+
+
+int
+moe_fingerprint_weights(const moe_st_t *st, uint64_t limit, uint8_t out[32],
+    moe_err_t *err)
+{
+    EVP_MD_CTX  *md;
+
+    md = EVP_MD_CTX_new();
+    if (md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1) {
+        EVP_MD_CTX_free(md);
+        return moe_err(err, "fingerprint: no SHA-256");
+    }
+
+    add_weights(md, st, limit);
+
+    EVP_DigestFinal_ex(md, out, NULL);
+    EVP_MD_CTX_free(md);
+
+    return 0;
 }
 
 
@@ -100,10 +165,12 @@ int
 moe_fingerprint(const moe_model_t *m, const char *dir, uint8_t out[32],
     moe_err_t *err)
 {
-    size_t                i;
-    uint64_t              bytes;
-    EVP_MD_CTX           *md;
-    const moe_st_file_t  *file;
+    uint8_t      weights[32];
+    EVP_MD_CTX  *md;
+
+    if (moe_fingerprint_weights(m->weights->st, WHOLE, weights, err) != 0) {
+        return -1;
+    }
 
     md = EVP_MD_CTX_new();
     if (md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1) {
@@ -125,18 +192,7 @@ moe_fingerprint(const moe_model_t *m, const char *dir, uint8_t out[32],
         return -1;
     }
 
-    bytes = moe_st_file_bytes(m->weights->st);
-    add(md, &bytes, sizeof(bytes));
-
-    for (i = 0; (file = moe_st_file(m->weights->st, i)) != NULL; i++) {
-        if (file->digest != NULL) {
-            add(md, file->digest, 32);
-        }
-    }
-
-    for (i = 0; i < moe_st_count(m->weights->st); i++) {
-        add_tensor(md, moe_st_at(m->weights->st, i));
-    }
+    add(md, weights, sizeof(weights));
 
     EVP_DigestFinal_ex(md, out, NULL);
     EVP_MD_CTX_free(md);

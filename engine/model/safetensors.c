@@ -292,6 +292,23 @@ moe_st_files(const moe_st_t *st)
 }
 
 
+void
+moe_st_scattered(const moe_st_t *st, int scattered)
+{
+    size_t            i;
+    const st_file_t  *f;
+
+    for (i = 0; i < st->n_files; i++) {
+        f = &st->files[i];
+
+        if (f->mapped) {
+            (void) madvise((void *) f->data, (size_t) f->size,
+                           scattered ? MADV_RANDOM : MADV_NORMAL);
+        }
+    }
+}
+
+
 size_t
 moe_dtype_size(moe_dtype_e dtype)
 {

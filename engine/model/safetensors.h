@@ -2,9 +2,10 @@
  * safetensors: the weight files of a model directory, mapped read-only.
  *
  * A directory holds model.moeq (our own packed weights, see packed.h), or
- * model.safetensors, or shards with model.safetensors.index.json.  Everything is checked at open: the header
- * (at most 100 MB, JSON without duplicate keys), each shape against its byte
- * range, and that ranges neither overlap nor leave gaps nor leave the file.
+ * model.safetensors, or shards with model.safetensors.index.json.  Everything
+ * is checked at open: the header (at most 100 MB, JSON without duplicate
+ * keys), each shape against its byte range, and that ranges neither overlap
+ * nor leave gaps nor leave the file.
  * After that a tensor's data[0 .. size-1] may be read without further checks
  * for as long as the object lives and nobody truncates the file.
  */
@@ -91,6 +92,10 @@ size_t moe_st_files(const moe_st_t *st);
 moe_st_t *moe_st_adopt(const moe_st_file_t *file,
     const moe_st_tensor_t *tensors, size_t n, void (*release)(void *owner),
     void *owner, moe_err_t *err);
+
+/* Whether what is read next lies here and there in the mapped files, where
+ * reading ahead would be in vain.  Changes no byte. */
+void moe_st_scattered(const moe_st_t *st, int scattered);
 
 /* Bytes of all files together. */
 uint64_t moe_st_file_bytes(const moe_st_t *st);

@@ -17,12 +17,14 @@
 #include <cmocka.h>
 
 #include "ep/exchange.h"
+#include "model/fingerprint.h"
 #include "model/model.h"
 #include "model/rope.h"
 
 
 #define DIR_V3   "t/golden/v3"
 #define DIR_QWEN "t/golden/qwen3-moe"
+#define EXPERT   "model.layers.1.mlp.experts.7.up_proj.weight"
 
 enum { MAX_VOCAB = 512 };
 
@@ -310,7 +312,20 @@ fingerprint(const char *dir, const char *kernels, moe_kv_format_e format,
 
 
 static void
-copy_file(const char *from, const char *to, long flip)
+write_file(const char *path, const void *data, size_t size)
+{
+    FILE  *f;
+
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+}
+
+
+/* flip: 0, or the offset of a byte of which a bit changes on the way */
+static void
+copy_file(const char *from, const char *to, uint64_t flip)
 {
     long     n;
     FILE    *f;
@@ -326,14 +341,30 @@ copy_file(const char *from, const char *to, long flip)
     fclose(f);
 
     if (flip) {
-        buf[n - flip] ^= 1;
+        buf[flip] ^= 1;
     }
 
-    f = fopen(to, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(buf, 1, (size_t) n, f), n);
-    fclose(f);
+    write_file(to, buf, (size_t) n);
     free(buf);
+}
+
+
+/* where the third byte of DIR_V3's tensor is in its file */
+static uint64_t
+offset_of(const char *name)
+{
+    uint64_t                at;
+    moe_st_t               *st;
+    const moe_st_tensor_t  *t;
+
+    st = moe_st_open(DIR_V3, NULL);
+    assert_non_null(st);
+    t = moe_st_find(st, name);
+    assert_non_null(t);
+    at = t->offset + 2;
+    moe_st_close(st);
+
+    return at;
 }
 
 
@@ -361,13 +392,99 @@ test_fingerprint(void **state)
     fingerprint(dir, NULL, MOE_KV_F32, b);
     assert_memory_equal(a, b, 32);
 
-    /* a weight's last bit: what is last in the file is a tensor's end */
-    copy_file(DIR_V3 "/model.safetensors", weights, 64);
+    /* any bit of a model of this size; this one is an expert's */
+    copy_file(DIR_V3 "/model.safetensors", weights, offset_of(EXPERT));
     fingerprint(dir, NULL, MOE_KV_F32, b);
     assert_memory_not_equal(a, b, 32);
 
     unlink(config);
     unlink(weights);
+    rmdir(dir);
+}
+
+
+/* of the weights alone, read in blocks or whole */
+static void
+weights_print(const char *dir, uint64_t limit, uint8_t out[32])
+{
+    moe_err_t   err;
+    moe_st_t   *st;
+
+    st = moe_st_open(dir, &err);
+    assert_non_null(st);
+    assert_int_equal(moe_fingerprint_weights(st, limit, out, &err), 0);
+    moe_st_close(st);
+}
+
+
+/*
+ * A model too large to be read whole: every tensor's content counts, experts'
+ * too, and of a long tensor what lies in its blocks.  Files of one size.
+ */
+static void
+test_fingerprint_blocks(void **state)
+{
+    size_t    i;
+    char      dir[] = "/tmp/moe_test_model.XXXXXX", path[64];
+    uint8_t  *file, a[32], b[32];
+
+    static const char  header[] =
+        "{\"a.experts.0.up\":{\"dtype\":\"F32\",\"shape\":[5242880],"
+        "\"data_offsets\":[0,20971520]},"
+        "\"b.norm\":{\"dtype\":\"F32\",\"shape\":[4],"
+        "\"data_offsets\":[20971520,20971536]},"
+        "\"c.proj\":{\"dtype\":\"F32\",\"shape\":[524288],"
+        "\"data_offsets\":[20971536,23068688]}}";
+
+    enum { SIZE = 23068688, HEADER = 8 + sizeof(header) - 1 };
+
+    static const struct {
+        size_t  at;
+        int     seen;
+    } cases[] = {
+        { (8 << 20) - 2048, 1 },            /* expert: 16 MiB, then 4 */
+        { (8 << 20) + 2047, 1 },
+        { (8 << 20) + 2048, 0 },
+        { (18 << 20) + 1, 1 },
+        { 0, 0 },
+        { 20971520, 1 },                    /* norm: all of it */
+        { 20971535, 1 },
+        { 20971536 + (512 << 10), 1 },      /* every MiB of a matrix */
+        { 20971536 + (1536 << 10), 1 },
+        { SIZE - 1, 0 },
+    };
+
+    file = calloc(1, HEADER + SIZE);
+    assert_non_null(file);
+    file[0] = (uint8_t) (HEADER - 8);
+    file[1] = (uint8_t) ((HEADER - 8) >> 8);
+    memcpy(file + 8, header, HEADER - 8);
+
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/model.safetensors", dir);
+
+    write_file(path, file, HEADER + SIZE);
+    weights_print(dir, 0, a);
+    weights_print(dir, HEADER + SIZE - 1, b);
+    assert_memory_equal(a, b, 32);
+    weights_print(dir, HEADER + SIZE, b);
+    assert_memory_not_equal(a, b, 32);
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        file[HEADER + cases[i].at] ^= 1;
+        write_file(path, file, HEADER + SIZE);
+        file[HEADER + cases[i].at] ^= 1;
+
+        weights_print(dir, 0, b);
+
+        if ((memcmp(a, b, 32) != 0) != cases[i].seen) {
+            fail_msg("byte %zu: %s", cases[i].at,
+                     cases[i].seen ? "not seen" : "seen");
+        }
+    }
+
+    free(file);
+    unlink(path);
     rmdir(dir);
 }
 
@@ -581,6 +698,7 @@ main(void)
         cmocka_unit_test(test_rows_asked_for),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_fingerprint_blocks),
         cmocka_unit_test(test_rope_angles),
         cmocka_unit_test(test_rope_yarn),
         cmocka_unit_test(test_exchange)
