@@ -301,7 +301,9 @@ struct moe_front_s {
     unsigned             quit:1;
     int                  status;             /* exit code */
 
-    uint8_t              fingerprint[32];
+    uint8_t              fingerprint[32];    /* the ranks' */
+    uint8_t              answers[32];        /* the workers': with the text's,
+                                              * zero until it is known */
 
     moe_worker_t        *workers[MOE_WORKERS_MAX];
     uint32_t             nworkers;

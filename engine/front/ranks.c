@@ -475,6 +475,8 @@ moe_proc_hello(moe_proc_t *p)
         f->text.context = hello.models[0].context;
     }
 
+    moe_text_fingerprint(&f->text, f->fingerprint, f->answers);
+
     p->state = MOE_PROC_LOADING;
     moe_proc_look(p);
 }

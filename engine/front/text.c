@@ -6,6 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <openssl/evp.h>
+#include <openssl/sha.h>
+
 #include "front/text.h"
 #include "model/gguf_text.h"
 
@@ -383,6 +386,84 @@ moe_text_default_name(moe_text_t *t, const char *dir, moe_err_t *err)
 }
 
 
+/* a file that is not there is another thing than an empty one */
+
+static int
+moe_text_digest_file(EVP_MD_CTX *md, const char *dir, const char *name,
+    moe_err_t *err)
+{
+    int        rc;
+    char      *text;
+    size_t     len;
+    uint64_t   n;
+
+    rc = moe_text_read(dir, name, &text, &len, err);
+    if (rc == -1) {
+        return -1;
+    }
+
+    n = rc == 0 ? len : UINT64_MAX;
+    EVP_DigestUpdate(md, &n, sizeof(n));
+
+    if (rc == 0) {
+        EVP_DigestUpdate(md, text, len);
+        free(text);
+    }
+
+    return 0;
+}
+
+
+/* what a GGUF file says of text is in its header, which is the model's */
+
+static int
+moe_text_digest(moe_text_t *t, const char *dir, const char *template,
+    moe_err_t *err)
+{
+    int          rc;
+    size_t       i;
+    EVP_MD_CTX  *md;
+
+    static const char *const  names[] = {
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+        "generation_config.json", "chat_template.jinja"
+    };
+
+    md = EVP_MD_CTX_new();
+    if (md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1) {
+        EVP_MD_CTX_free(md);
+        return moe_err(err, "%s: no SHA-256", dir);
+    }
+
+    rc = 0;
+    for (i = 0; i < sizeof(names) / sizeof(names[0]) && rc == 0; i++) {
+        rc = moe_text_digest_file(md, dir, names[i], err);
+    }
+
+    if (rc == 0 && template) {
+        rc = moe_text_digest_file(md, "", template, err);
+    }
+
+    EVP_DigestFinal_ex(md, t->digest, NULL);
+    EVP_MD_CTX_free(md);
+
+    return rc;
+}
+
+
+void
+moe_text_fingerprint(const moe_text_t *t, const uint8_t model[32],
+    uint8_t out[32])
+{
+    uint8_t  all[64 + sizeof(t->context)];
+
+    memcpy(all, model, 32);
+    memcpy(all + 32, t->digest, 32);
+    memcpy(all + 64, &t->context, sizeof(t->context));
+    SHA256(all, sizeof(all), out);
+}
+
+
 int
 moe_text_load(moe_text_t *t, const char *dir, const char *template,
     uint32_t context, moe_err_t *err)
@@ -413,6 +494,11 @@ moe_text_load(moe_text_t *t, const char *dir, const char *template,
     }
 
     moe_text_ends(t);
+
+    if (moe_text_digest(t, dir, template, err) == -1) {
+        moe_text_free(t);
+        return -1;
+    }
 
     return 0;
 }

@@ -110,7 +110,7 @@ moe_worker_hello(moe_worker_t *w)
 
     hello.status = 200;
     hello.nmodels = f->text.nnames;
-    memcpy(hello.fingerprint, f->fingerprint, sizeof(hello.fingerprint));
+    memcpy(hello.fingerprint, f->answers, sizeof(hello.fingerprint));
 
     for (i = 0; i < f->text.nnames; i++) {
         memcpy(hello.models[i].name, f->text.names[i], MOE_MODEL_NAME_MAX);

@@ -167,6 +167,65 @@ test_templates(void **unused)
 }
 
 
+/* every file that has a say in an answer is in the fingerprint */
+
+static void
+test_fingerprint(void **unused)
+{
+    size_t     i, j;
+    uint8_t    prints[9][2][32], model[32] = { 1 };
+    char       path[128];
+    moe_err_t  err;
+
+    static const struct {
+        const char  *file;
+        const char  *data;
+        uint32_t     context;
+        int          given;
+    } steps[] = {
+        { NULL, NULL, 0, 0 },
+        { NULL, NULL, 100, 0 },
+        { "generation_config.json", "{\"temperature\": 0.5}", 0, 0 },
+        { "generation_config.json", "{\"temperature\": 0.6}", 0, 0 },
+        { "tokenizer_config.json", "{\"bos_token\": \"<B>\"}", 0, 0 },
+        { "special_tokens_map.json", "{\"eos_token\": \"<E>\"}", 0, 0 },
+        { "chat_template.jinja", "own", 0, 0 },
+        { "other.jinja", "other", 0, 1 },
+        { "other.jinja", "others", 0, 1 }
+    };
+
+    copy("config.json");
+    copy("tokenizer.json");
+    snprintf(path, sizeof(path), "%s/other.jinja", dir);
+
+    for (i = 0; i < 9; i++) {
+
+        if (steps[i].file) {
+            write_file(steps[i].file, steps[i].data);
+        }
+
+        for (j = 0; j < 2; j++) {
+            assert_int_equal(load(steps[i].given ? path : NULL,
+                                  steps[i].context, &err), 0);
+            moe_text_fingerprint(&text, model, prints[i][j]);
+            moe_text_free(&text);
+        }
+
+        assert_memory_equal(prints[i][0], prints[i][1], 32);
+
+        for (j = 0; j < i; j++) {
+            assert_memory_not_equal(prints[i][0], prints[j][0], 32);
+        }
+    }
+
+    model[0] = 2;
+    assert_int_equal(load(path, 0, &err), 0);
+    moe_text_fingerprint(&text, model, prints[0][0]);
+    moe_text_free(&text);
+    assert_memory_not_equal(prints[0][0], prints[8][0], 32);
+}
+
+
 static void
 assert_fails(const char *template, const char *part)
 {
@@ -231,6 +290,7 @@ main(void)
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_model),
         cmocka_unit_test_setup_teardown(test_templates, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fingerprint, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
     };
 
