@@ -175,6 +175,7 @@ struct ngx_http_moe_job_s {
     ngx_http_moe_job_ops_t      *ops;
     uint32_t                     slot;
     unsigned                     waiting:1;
+    unsigned                     patient:1;     /* also while it is down */
     unsigned                     live:1;
     unsigned                     is_dirty:1;
 };
@@ -276,7 +277,9 @@ struct ngx_http_moe_ctx_s {
     unsigned                     has_first:1;
     unsigned                     is_parked:1;
     unsigned                     counted:1;
-    unsigned                     begun:1;       /* no other engine can */
+    unsigned                     timed:1;       /* its first token was */
+    unsigned                     returned:1;    /* to the same engine */
+    unsigned                     begun:1;       /* the answer has its form */
     unsigned                     nomem:1;
     unsigned                     discard:1;     /* nobody listens */
     unsigned                     engines:1;     /* error is the engine's */
@@ -288,10 +291,11 @@ struct ngx_http_moe_ctx_s {
 
     ngx_http_upstream_t         *upstream;
     ngx_http_moe_error_t        *error;
-    ngx_str_t                    record;        /* until it has begun */
+    ngx_str_t                    record;        /* while a retry can be */
     ngx_str_t                    model;         /* asked for, or empty */
 
     ngx_msec_t                   begin;         /* the body was parsed */
+    ngx_msec_t                   connect;       /* deadline for a lane */
     ngx_msec_t                   submitted;
     ngx_msec_t                   started;
     ngx_msec_t                   first;         /* token */
@@ -452,9 +456,12 @@ extern ngx_http_moe_job_ops_t  ngx_http_moe_stream_ops;
 
 void ngx_http_moe_stream_start(ngx_http_moe_ctx_t *ctx);
 
-/* The answer takes its form: to be called before anything is rendered.  No
- * other engine can be asked after that.  NGX_OK or NGX_ERROR. */
+/* The answer takes its form: to be called before anything is rendered.
+ * NGX_OK or NGX_ERROR. */
 ngx_int_t ngx_http_moe_stream_begin(ngx_http_moe_ctx_t *ctx);
+
+/* something is about to go to the client: no other engine can be asked */
+void ngx_http_moe_stream_commit(ngx_http_moe_ctx_t *ctx);
 
 /* ends the request with err, after the job's end if there is one */
 void ngx_http_moe_stream_fail(ngx_http_moe_ctx_t *ctx,
@@ -509,6 +516,11 @@ ngx_http_moe_lane_t *ngx_http_moe_lane_get(struct sockaddr *sockaddr,
  * NGX_DECLINED: there is none now.
  */
 ngx_int_t ngx_http_moe_lane_attach(ngx_http_moe_lane_t *lane,
+    ngx_http_moe_job_t *job);
+
+/* For a lane that is down: wakeup is called when it stands again; the job's
+ * owner keeps the time. */
+void ngx_http_moe_lane_wait(ngx_http_moe_lane_t *lane,
     ngx_http_moe_job_t *job);
 
 /*

@@ -152,6 +152,9 @@ ngx_int_t ngx_http_moe_api_encode(ngx_http_moe_api_t *api,
 ngx_int_t ngx_http_moe_api_started(ngx_http_moe_api_t *api, ngx_str_t *model,
     u_char *fingerprint, moe_started_t *started);
 
+/* Forgets what events have said: another engine begins the answer anew. */
+void ngx_http_moe_api_again(ngx_http_moe_api_t *api);
+
 /*
  * Takes an event in.  NGX_OK, NGX_ERROR (no memory) or NGX_DECLINED: the
  * engine's event is not possible (choice out of range, broken records).

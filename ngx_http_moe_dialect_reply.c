@@ -15,8 +15,6 @@
 #include "ngx_http_moe_dialect.h"
 
 
-
-
 #define NGX_HTTP_MOE_LOGPROB_MIN  -9999.0
 
 
@@ -102,6 +100,32 @@ ngx_http_moe_api_started(ngx_http_moe_api_t *api, ngx_str_t *model,
     ngx_http_moe_out_free(&out);
 
     return api->prefix.data ? NGX_OK : NGX_ERROR;
+}
+
+
+void
+ngx_http_moe_api_again(ngx_http_moe_api_t *api)
+{
+    ngx_uint_t              i;
+    ngx_http_moe_choice_t  *ch;
+
+    api->nids = 0;
+    api->pending = 0;
+    api->completion_tokens = 0;
+
+    for (i = 0; api->choices && i < api->nchoices; i++) {
+        ch = &api->choices[i];
+
+        ch->text.len = 0;
+        ch->logprobs.len = 0;
+        ch->tops.len = 0;
+        ch->values.len = 0;
+        ch->offsets.len = 0;
+        ch->offset = 0;
+        ch->finish = MOE_FINISH_NONE;
+        ch->begun = 0;
+        ch->ended = 0;
+    }
 }
 
 

@@ -154,9 +154,6 @@ ngx_http_moe_stream_begin(ngx_http_moe_ctx_t *ctx)
 
     ctx->begun = 1;
 
-    ngx_free(ctx->record.data);
-    ctx->record.data = NULL;
-
     return ngx_http_moe_api_started(&ctx->api, &ctx->api.model,
                                     ctx->fingerprint, &ctx->usage);
 }
@@ -249,8 +246,13 @@ ngx_http_moe_event_tokens(ngx_http_moe_ctx_t *ctx, uint32_t total)
 
         ms = ctx->first - ctx->begin;
 
-        ngx_http_moe_count(ttft.count[ngx_http_moe_bucket(ms)], 1);
-        ngx_http_moe_count(ttft.sum_ms, ms);
+        /* once a request, also when another engine begins anew */
+
+        if (!ctx->timed) {
+            ctx->timed = 1;
+            ngx_http_moe_count(ttft.count[ngx_http_moe_bucket(ms)], 1);
+            ngx_http_moe_count(ttft.sum_ms, ms);
+        }
 
     } else {
         ms = ngx_current_msec - ctx->last;

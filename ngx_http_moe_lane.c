@@ -26,6 +26,8 @@
 #define NGX_HTTP_MOE_NEAR         576
 
 
+static ngx_uint_t ngx_http_moe_lane_wanted(ngx_http_moe_lane_t *lane);
+static void ngx_http_moe_lane_retry(ngx_http_moe_lane_t *lane);
 static void ngx_http_moe_lane_open(ngx_http_moe_lane_t *lane);
 static ngx_int_t ngx_http_moe_lane_try(ngx_http_moe_lane_t *lane);
 static ngx_int_t ngx_http_moe_lane_trusted(ngx_http_moe_lane_t *lane,
@@ -153,6 +155,65 @@ ngx_http_moe_lane_attach(ngx_http_moe_lane_t *lane, ngx_http_moe_job_t *job)
     ngx_queue_insert_tail(&lane->waiting, &job->queue);
 
     return NGX_AGAIN;
+}
+
+
+void
+ngx_http_moe_lane_wait(ngx_http_moe_lane_t *lane, ngx_http_moe_job_t *job)
+{
+    job->lane = lane;
+    job->waiting = 1;
+    job->patient = 1;
+    ngx_queue_insert_tail(&lane->waiting, &job->queue);
+
+    ngx_http_moe_lane_retry(lane);
+}
+
+
+/* a worker that leaves connects for those who wait only */
+
+static ngx_uint_t
+ngx_http_moe_lane_wanted(ngx_http_moe_lane_t *lane)
+{
+    if (!ngx_queue_empty(&lane->waiting)) {
+        return 1;
+    }
+
+    return !ngx_exiting && !ngx_quit
+           && (lane->keep
+               || ngx_current_msec - lane->used_at < NGX_HTTP_MOE_IDLE);
+}
+
+
+/* who waits has little time, so that the back-off grows without them only */
+
+static void
+ngx_http_moe_lane_retry(ngx_http_moe_lane_t *lane)
+{
+    ngx_msec_t  delay;
+
+    if (!ngx_http_moe_lane_wanted(lane)) {
+        return;
+    }
+
+    delay = lane->backoff;
+
+    if (!lane->held && !ngx_queue_empty(&lane->waiting)) {
+        delay = NGX_HTTP_MOE_BACKOFF_MIN;
+    }
+
+    if (lane->timer.timer_set) {
+
+        if ((ngx_msec_int_t) (lane->timer.timer.key - ngx_current_msec)
+            <= (ngx_msec_int_t) delay)
+        {
+            return;
+        }
+
+        ngx_del_timer(&lane->timer);
+    }
+
+    ngx_add_timer(&lane->timer, delay);
 }
 
 
@@ -385,6 +446,7 @@ ngx_http_moe_lane_accept(ngx_http_moe_lane_t *lane)
 
         ngx_queue_remove(q);
         job->waiting = 0;
+        job->patient = 0;
 
         ngx_http_moe_lane_dirty(job);
     }
@@ -666,7 +728,7 @@ ngx_http_moe_lane_timer(ngx_event_t *ev)
     switch (lane->state) {
 
     case NGX_HTTP_MOE_LANE_DOWN:
-        if (!ngx_exiting) {
+        if (ngx_http_moe_lane_wanted(lane)) {
             lane->held = 0;
             lane->quiet = 1;
             ngx_http_moe_lane_connect(lane);
@@ -781,7 +843,7 @@ ngx_http_moe_lane_close(ngx_http_moe_lane_t *lane, ngx_uint_t level,
 static void
 ngx_http_moe_lane_down(ngx_http_moe_lane_t *lane, const char *why)
 {
-    ngx_queue_t         *q;
+    ngx_queue_t         *q, *next;
     ngx_http_moe_job_t  *job;
 
     lane->state = NGX_HTTP_MOE_LANE_DOWN;
@@ -799,16 +861,16 @@ ngx_http_moe_lane_down(ngx_http_moe_lane_t *lane, const char *why)
         ngx_del_timer(&lane->timer);
     }
 
-    if (!ngx_exiting && !ngx_terminate && !ngx_quit
-        && (lane->keep
-            || ngx_current_msec - lane->used_at < NGX_HTTP_MOE_IDLE))
+    for (q = ngx_queue_head(&lane->waiting);
+         q != ngx_queue_sentinel(&lane->waiting);
+         q = next)
     {
-        ngx_add_timer(&lane->timer, lane->backoff);
-    }
-
-    while (!ngx_queue_empty(&lane->waiting)) {
-        q = ngx_queue_head(&lane->waiting);
+        next = ngx_queue_next(q);
         job = ngx_queue_data(q, ngx_http_moe_job_t, queue);
+
+        if (job->patient) {
+            continue;
+        }
 
         ngx_queue_remove(q);
         job->waiting = 0;
@@ -817,6 +879,8 @@ ngx_http_moe_lane_down(ngx_http_moe_lane_t *lane, const char *why)
         job->ops->down(job, why);
         ngx_http_moe_lane_dirty(job);
     }
+
+    ngx_http_moe_lane_retry(lane);
 }
 
 

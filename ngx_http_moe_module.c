@@ -813,6 +813,7 @@ ngx_http_moe_init_zone(ngx_shm_zone_t *shm_zone, void *data)
 static ngx_int_t
 ngx_http_moe_check_pass(ngx_conf_t *cf, ngx_http_moe_pass_t *pass)
 {
+    ngx_str_t                   *name;
     ngx_uint_t                   i, k;
     ngx_http_upstream_server_t  *server;
 
@@ -834,10 +835,16 @@ ngx_http_moe_check_pass(ngx_conf_t *cf, ngx_http_moe_pass_t *pass)
         }
 
         if (server[i].naddrs == 0 || k < server[i].naddrs) {
+
+            /* an address in place of an upstream's name has no name itself */
+
+            name = server[i].name.len ? &server[i].name
+                                      : &server[i].addrs[0].name;
+
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                           "server \"%V\" in upstream \"%V\" is not \"unix:\","
                           " which an engine needs, in %s:%ui",
-                          &server[i].name, &pass->upstream->host,
+                          name, &pass->upstream->host,
                           pass->file, pass->line);
             return NGX_ERROR;
         }

@@ -103,6 +103,8 @@ ngx_http_moe_output_whole(ngx_http_moe_ctx_t *ctx)
     r = ctx->request;
     ngx_memzero(&out, sizeof(ngx_http_moe_out_t));
 
+    ngx_http_moe_stream_commit(ctx);
+
     if (ngx_http_moe_stream_begin(ctx) != NGX_OK
         || ngx_http_moe_api_finish(&ctx->api, &ctx->end, ctx->context, &out)
            != NGX_OK)
@@ -122,6 +124,8 @@ static ngx_int_t
 ngx_http_moe_output_header(ngx_http_moe_ctx_t *ctx)
 {
     ngx_int_t  rc;
+
+    ngx_http_moe_stream_commit(ctx);
 
     ctx->header_sent = 1;
     ctx->sent = ngx_current_msec;

@@ -104,6 +104,7 @@ ngx_http_moe_lane_detach(ngx_http_moe_job_t *job)
     if (job->waiting) {
         ngx_queue_remove(&job->queue);
         job->waiting = 0;
+        job->patient = 0;
     }
 
     if (job->live) {

@@ -27,6 +27,10 @@ static ngx_uint_t ngx_http_moe_stream_serves(ngx_http_moe_ctx_t *ctx,
     ngx_http_moe_lane_t *lane);
 static ngx_int_t ngx_http_moe_stream_next(ngx_http_moe_ctx_t *ctx,
     ngx_uint_t ft, ngx_uint_t status);
+static ngx_int_t ngx_http_moe_stream_refused(ngx_http_moe_ctx_t *ctx);
+static ngx_uint_t ngx_http_moe_stream_more(ngx_http_moe_ctx_t *ctx,
+    ngx_uint_t ft, ngx_uint_t tries);
+static void ngx_http_moe_stream_again(ngx_http_moe_ctx_t *ctx);
 static ngx_int_t ngx_http_moe_stream_retry(ngx_http_moe_ctx_t *ctx,
     ngx_uint_t ft, ngx_uint_t status);
 static void ngx_http_moe_stream_down(ngx_http_moe_job_t *job,
@@ -36,6 +40,7 @@ static void ngx_http_moe_stream_prefetch(ngx_http_moe_job_t *job,
     ngx_uint_t far);
 static void ngx_http_moe_stream_process(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_ended(ngx_http_moe_ctx_t *ctx);
+static ngx_int_t ngx_http_moe_stream_return(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_release(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_account(ngx_http_moe_ctx_t *ctx);
 static void ngx_http_moe_stream_cancel(ngx_http_moe_ctx_t *ctx);
@@ -200,6 +205,8 @@ ngx_http_moe_stream_connect(ngx_http_moe_ctx_t *ctx)
             return;
         }
 
+        ctx->connect = ngx_current_msec + mlcf->connect_timeout;
+
         pc = &ctx->upstream->peer;
 
         lane = ngx_http_moe_lane_get(pc->sockaddr, pc->socklen, pc->name,
@@ -220,11 +227,52 @@ ngx_http_moe_stream_connect(ngx_http_moe_ctx_t *ctx)
             rc = ngx_http_moe_stream_submit(ctx, lane);
 
         } else {
-            rc = ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_ERROR,
-                                          NGX_HTTP_BAD_GATEWAY);
+            rc = ngx_http_moe_stream_refused(ctx);
         }
 
     } while (rc == NGX_AGAIN);
+}
+
+
+/*
+ * The engine does not listen, or has refused us: the next one may have the
+ * job.  Where there is none it is waited for, as it may be about to start
+ * again.  NGX_AGAIN: try the next engine; otherwise it is decided.
+ */
+
+static ngx_int_t
+ngx_http_moe_stream_refused(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_msec_int_t            left;
+    ngx_http_upstream_t      *u;
+    ngx_http_moe_lane_t      *lane;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    u = ctx->upstream;
+    mlcf = ctx->conf;
+    left = (ngx_msec_int_t) (ctx->connect - ngx_current_msec);
+
+    if (left <= 0) {
+        return ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_TIMEOUT,
+                                        NGX_HTTP_GATEWAY_TIME_OUT);
+    }
+
+    if (!ngx_http_moe_stream_more(ctx, NGX_HTTP_MOE_FT_ERROR,
+                                  u->peer.tries - 1))
+    {
+        lane = ngx_http_moe_lane_get(u->peer.sockaddr, u->peer.socklen,
+                                     u->peer.name, mlcf->connect_timeout);
+
+        if (lane) {
+            ctx->lost = NULL;
+            ngx_http_moe_lane_wait(lane, &ctx->job);
+            ngx_http_moe_stream_set_timer(ctx, (ngx_msec_t) left);
+            return NGX_DONE;
+        }
+    }
+
+    return ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_ERROR,
+                                    NGX_HTTP_BAD_GATEWAY);
 }
 
 
@@ -370,35 +418,94 @@ ngx_http_moe_stream_next(ngx_http_moe_ctx_t *ctx, ngx_uint_t ft,
 }
 
 
+/* whether a job that failed so may go to another engine */
+
+static ngx_uint_t
+ngx_http_moe_stream_more(ngx_http_moe_ctx_t *ctx, ngx_uint_t ft,
+    ngx_uint_t tries)
+{
+    ngx_msec_t                timeout;
+    ngx_http_moe_loc_conf_t  *mlcf;
+
+    mlcf = ctx->conf;
+    timeout = mlcf->next_upstream_timeout;
+
+    return (mlcf->next_upstream & ft)
+           && tries
+           && (timeout == 0 || ngx_current_msec - ctx->begin < timeout);
+}
+
+
 /* gives the peer back; NGX_OK where another one may be asked */
 
 static ngx_int_t
 ngx_http_moe_stream_retry(ngx_http_moe_ctx_t *ctx, ngx_uint_t ft,
     ngx_uint_t status)
 {
-    ngx_msec_t                timeout;
-    ngx_http_moe_loc_conf_t  *mlcf;
-
     if (ctx->timer.timer_set) {
         ngx_del_timer(&ctx->timer);
     }
 
-    ngx_http_moe_peer_free(ctx, ft == NGX_HTTP_MOE_FT_OVERLOADED
-                                ? NGX_PEER_NEXT : NGX_PEER_FAILED, status);
+    if (ft == NGX_HTTP_MOE_FT_OVERLOADED) {
+        ngx_http_moe_peer_free(ctx, NGX_PEER_NEXT, status);
 
-    mlcf = ctx->conf;
-    timeout = mlcf->next_upstream_timeout;
+    } else {
+        ngx_log_error(NGX_LOG_ERR, ctx->request->connection->log, 0,
+                      "moe: \"%V\" failed: %s", ctx->engine,
+                      ctx->lost ? ctx->lost : "the engine does not answer");
 
-    if (!(mlcf->next_upstream & ft)
-        || ctx->upstream->peer.tries == 0
-        || (timeout && ngx_current_msec - ctx->begin >= timeout))
-    {
+        ngx_http_moe_peer_free(ctx, NGX_PEER_FAILED, status);
+    }
+
+    if (!ngx_http_moe_stream_more(ctx, ft, ctx->upstream->peer.tries)) {
         return NGX_DECLINED;
     }
 
     ngx_http_moe_count(retries, 1);
 
+    ngx_http_moe_stream_again(ctx);
+
     return NGX_OK;
+}
+
+
+/* nothing of what the last engine said is left, and nothing was sent */
+
+static void
+ngx_http_moe_stream_again(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_http_moe_count(bytes, ctx->response);
+    ctx->response = 0;
+
+    ctx->lost = NULL;
+    ctx->error = NULL;
+    ctx->engines = 0;
+    ctx->finish = MOE_FINISH_NONE;
+
+    ctx->begun = 0;
+    ctx->has_first = 0;
+    ctx->is_parked = 0;
+    ctx->owed = 0;
+    ctx->started = 0;
+    ctx->prompt_tokens = 0;
+    ctx->cached_tokens = 0;
+    ctx->completion_tokens = 0;
+
+    if (ctx->model.len == 0) {
+        ngx_str_null(&ctx->api.model);
+    }
+
+    ngx_http_moe_api_again(&ctx->api);
+}
+
+
+void
+ngx_http_moe_stream_commit(ngx_http_moe_ctx_t *ctx)
+{
+    if (ctx->record.data) {
+        ngx_free(ctx->record.data);
+        ctx->record.data = NULL;
+    }
 }
 
 
@@ -483,9 +590,8 @@ ngx_http_moe_stream_process(ngx_http_moe_ctx_t *ctx)
         }
 
         if (ctx->lost) {
-            ctx->lost = NULL;
-            rc = ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_ERROR,
-                                          NGX_HTTP_BAD_GATEWAY);
+            rc = ngx_http_moe_stream_refused(ctx);
+
         } else {
             rc = ngx_http_moe_stream_submit(ctx, ctx->job.lane);
         }
@@ -565,9 +671,13 @@ ngx_http_moe_stream_ended(ngx_http_moe_ctx_t *ctx)
         return;
     }
 
-    if (!ctx->cancelling && !ctx->begun) {
+    if (ctx->lost && ngx_http_moe_stream_return(ctx) == NGX_OK) {
+        return;
+    }
 
-        /* nothing came of it: another engine may have it */
+    if (!ctx->cancelling && !ctx->nomem && ctx->record.data) {
+
+        /* nothing of it has gone out: another engine may have it */
 
         ft = 0;
 
@@ -585,11 +695,6 @@ ngx_http_moe_stream_ended(ngx_http_moe_ctx_t *ctx)
                                             : ctx->end.status)
                   == NGX_OK)
         {
-            ctx->lost = NULL;
-            ctx->error = NULL;
-            ctx->engines = 0;
-            ctx->finish = MOE_FINISH_NONE;
-
             ngx_http_moe_stream_connect(ctx);
             return;
         }
@@ -612,6 +717,38 @@ ngx_http_moe_stream_ended(ngx_http_moe_ctx_t *ctx)
     ngx_http_moe_peer_free(ctx, 0, NGX_HTTP_OK);
 
     ngx_http_moe_output(ctx);
+}
+
+
+/*
+ * A lane's end may be known only after a job was given to it: a job that the
+ * engine has said nothing of is given to it again, once, where no other one
+ * can have it.  NGX_DECLINED: it is not such a job.
+ */
+
+static ngx_int_t
+ngx_http_moe_stream_return(ngx_http_moe_ctx_t *ctx)
+{
+    ngx_int_t  rc;
+
+    if (ctx->cancelling || ctx->started || ctx->returned
+        || (ngx_msec_int_t) (ctx->connect - ngx_current_msec) <= 0
+        || ngx_http_moe_stream_more(ctx, NGX_HTTP_MOE_FT_ERROR,
+                                    ctx->upstream->peer.tries - 1))
+    {
+        return NGX_DECLINED;
+    }
+
+    ctx->returned = 1;
+    ctx->finish = MOE_FINISH_NONE;
+    ctx->state = NGX_HTTP_MOE_CONNECTING;
+
+    rc = ngx_http_moe_stream_refused(ctx);
+    if (rc == NGX_AGAIN) {
+        ngx_http_moe_stream_connect(ctx);
+    }
+
+    return NGX_OK;
 }
 
 
@@ -746,11 +883,12 @@ ngx_http_moe_stream_finalize(ngx_http_moe_ctx_t *ctx, ngx_int_t rc)
 static void
 ngx_http_moe_stream_timer(ngx_event_t *ev)
 {
-    ngx_int_t             rc;
-    ngx_connection_t     *c;
-    ngx_http_request_t   *r;
-    ngx_http_moe_ctx_t   *ctx;
-    ngx_http_moe_error_t *err;
+    ngx_int_t              rc;
+    ngx_uint_t             down;
+    ngx_connection_t      *c;
+    ngx_http_request_t    *r;
+    ngx_http_moe_ctx_t    *ctx;
+    ngx_http_moe_error_t  *err;
 
     ctx = ev->data;
     r = ctx->request;
@@ -769,10 +907,17 @@ ngx_http_moe_stream_timer(ngx_event_t *ev)
         ngx_http_moe_stream_process(ctx);
 
     } else if (ctx->state == NGX_HTTP_MOE_CONNECTING) {
+
+        /* it did not come back, or it does not answer */
+
+        down = ctx->job.lane->state == NGX_HTTP_MOE_LANE_DOWN;
+
         ngx_http_moe_lane_detach(&ctx->job);
 
-        rc = ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_TIMEOUT,
-                                      NGX_HTTP_GATEWAY_TIME_OUT);
+        rc = down ? ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_ERROR,
+                                             NGX_HTTP_BAD_GATEWAY)
+                  : ngx_http_moe_stream_next(ctx, NGX_HTTP_MOE_FT_TIMEOUT,
+                                             NGX_HTTP_GATEWAY_TIME_OUT);
         if (rc == NGX_AGAIN) {
             ngx_http_moe_stream_connect(ctx);
         }

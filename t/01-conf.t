@@ -52,7 +52,7 @@ moe_pass engine;
 location / { moe_pass 127.0.0.1:8000; }
 --- must_die
 --- error_log
-unix:
+server "127.0.0.1:8000" in upstream "127.0.0.1" is not "unix:"
 nginx.conf:
 
 

@@ -8,6 +8,7 @@ moe_puppet('a', '--model', 'red', '--model', 'both');
 moe_puppet('b', '--model', 'blue', '--model', 'both');
 moe_puppet('refusing', '--refuse', 503);
 moe_puppet('silent', '--silent');
+moe_puppet('sound', '--sound', '--model', 'red', '--model', 'both');
 
 our $x3 = [("POST /v1/completions\n{\"prompt\":\"tokens=1 text=x\"}") x 3];
 our $ok3 = [("choices.0.text = \"x\"") x 3];
@@ -243,14 +244,14 @@ $::ok3
 location / { moe_pass unix:$TEST_NGINX_SILENT_SOCK; moe_connect_timeout 200ms; }
 --- completion
 {"prompt":"tokens=1"}
---- error_code_like: ^50[24]$
+--- error_code: 504
 --- json
-error.type = "server_error"
+error.code = "engine_timeout"
 --- ignore_alerts
 
 
 
-=== TEST 16: an engine that dies before it starts the job: the next one
+=== TEST 16: all engines die before they start the job
 --- http_config
 upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_B_SOCK backup; }
 --- config
@@ -442,3 +443,150 @@ $::x3
 [200, 200, 200]
 --- json eval
 $::ok3
+
+
+
+=== TEST 30: an engine that dies in the midst of a whole reply: the next one begins it anew
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_SOUND_SOCK backup; }
+--- config
+location / { moe_pass two; }
+access_log logs/access.log moe;
+--- completion
+{"prompt":"tokens=4 close=2 text=ab cached=3 logprobs=1","n":2,"logprobs":1}
+--- json
+model = "red"
+choices.0.text = "abababab"
+choices.1.text = "abababab"
+choices.1.finish_reason = "stop"
+choices.0.logprobs.tokens # 4
+choices.0.logprobs.text_offset.3 = 6
+usage.completion_tokens = 8
+usage.prompt_tokens_details.cached_tokens = 3
+--- wait: 0.1
+--- access_log eval
+[qr/M=red S=0 P=7 C=8 K=3 F=stop .* us=502, 200 /]
+--- error_log
+a.sock" failed: 
+--- ignore_alerts
+
+
+
+=== TEST 31: the same of a chat, and the first model that the other one serves
+--- http_config
+upstream two { server unix:$TEST_NGINX_B_SOCK; server unix:$TEST_NGINX_SOUND_SOCK backup; }
+--- config
+location / { moe_pass two; }
+location = /status { moe_status; }
+--- request eval
+["POST /v1/chat/completions\n{\"messages\":[{\"role\":\"user\",\"content\":\"tokens=3 close=1 text=ab logprobs=0\"}],\"logprobs\":true}",
+ "GET /status"]
+--- json eval
+["model = \"red\"
+choices.0.message.content = \"ababab\"
+choices.0.logprobs.content # 3
+usage.completion_tokens = 3",
+ "nginx.active = 0
+fresh: nginx.retries = 1
+fresh: nginx.finished = 1
+fresh: nginx.failed = 0
+fresh: nginx.completion_tokens = 4
+fresh: nginx.ttft_seconds.count = 1"]
+--- ignore_alerts
+
+
+
+=== TEST 32: an engine that dies after its last token, before it has said so
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_SOUND_SOCK backup; }
+--- config
+location / { moe_pass two; }
+--- completion
+{"prompt":"tokens=2 close=2 text=ab"}
+--- json
+choices.0.text = "abab"
+usage.completion_tokens = 2
+--- ignore_alerts
+
+
+
+=== TEST 33: an engine that says what cannot be in the midst of a whole reply
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_SOUND_SOCK backup; }
+--- config
+location / { moe_pass two; }
+--- completion
+{"prompt":"tokens=2 bad=garbage text=ab"}
+--- json
+choices.0.text = "abab"
+--- ignore_alerts
+
+
+
+=== TEST 34: a stream whose engine dies before its header is out
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK max_fails=0; server unix:$TEST_NGINX_SOUND_SOCK backup; }
+--- config
+location / { moe_pass two; }
+--- request eval
+["POST /v1/completions\n{\"prompt\":\"close=0 tokens=2 text=ab\",\"stream\":true}",
+ "POST /v1/completions\n{\"prompt\":\"close=1 tokens=2 text=ab\",\"stream\":true}"]
+--- sse eval
+["content = \"abab\"
+done = 1",
+ "content = \"abab\"
+done = 1"]
+--- ignore_alerts
+
+
+
+=== TEST 35: one whose header is out: an error event, and no other engine
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_SOUND_SOCK backup; }
+--- config
+location / { moe_pass two; }
+--- completion
+{"prompt":"first=100 close=1 tokens=2 text=ab","stream":true}
+--- aborted
+--- sse
+content = "ab"
+error.code = "engine_lost"
+done = 0
+--- ignore_alerts
+
+
+
+=== TEST 36: moe_next_upstream off, and one engine alone: 502
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_SOUND_SOCK backup; }
+--- config
+location / { moe_pass two; moe_next_upstream off; }
+location /one/ { rewrite ^/one(.*) $1 break; moe_pass unix:$TEST_NGINX_A_SOCK; }
+--- request eval
+["POST /v1/completions\n{\"prompt\":\"tokens=4 close=2\"}",
+ "POST /one/v1/completions\n{\"prompt\":\"tokens=4 close=2\"}"]
+--- error_code eval
+[502, 502]
+--- json eval
+[("error.code = \"engine_lost\"") x 2]
+--- ignore_alerts
+
+
+
+=== TEST 37: an engine that dies in the midst of a mirror's copy
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_SOUND_SOCK backup; }
+--- config
+location / { mirror /mirror; moe_pass unix:$TEST_NGINX_SOUND_SOCK; }
+location = /mirror { internal; rewrite ^ $request_uri break; moe_pass two; }
+location = /status { moe_status; }
+--- request eval
+["POST /v1/completions\n{\"prompt\":\"tokens=4 close=2 text=ab delay=20\"}", "GET /status"]
+--- json eval
+["choices.0.text = \"abababab\"",
+ "fresh: nginx.requests = 2
+fresh: nginx.finished = 2
+fresh: nginx.retries = 1
+nginx.active = 0"]
+--- wait: 0.3
+--- ignore_alerts

@@ -18,7 +18,8 @@
  *   show=1        one delta that says what the job record had
  *   logprobs=N    each token has N alternatives
  *
- * With --vandal N it spoils, in N of a hundred turns, up to four bytes of what
+ * With --sound it does not do what status, fail, stall, close, die and bad ask
+ * for.  With --vandal N it spoils, in N of a hundred turns, up to four bytes of what
  * it is about to publish.
  */
 
@@ -82,6 +83,7 @@ static struct {
     unsigned      refuse;
     unsigned      silent;
     unsigned      deaf;                /* probes do not come back */
+    unsigned      sound;
     size_t        ring;
     unsigned      vandal;              /* turns in a hundred */
 } opt;
@@ -182,6 +184,12 @@ puppet_script(puppet_job_t *j, const char *text, size_t len)
     (void) puppet_word(text, len, "message", j->message,
                        sizeof(j->message));
     (void) puppet_word(text, len, "bad", j->bad, sizeof(j->bad));
+
+    if (opt.sound) {
+        j->status = 200;
+        j->fail = j->stall = j->close = j->die = -1;
+        j->bad[0] = '\0';
+    }
 
     j->finish = MOE_FINISH_STOP;
 
@@ -965,6 +973,7 @@ static const struct option  puppet_options[] = {
     { "refuse", required_argument, NULL, 'r' },
     { "silent", no_argument, NULL, 'q' },
     { "deaf", no_argument, NULL, 'd' },
+    { "sound", no_argument, NULL, 'S' },
     { "ring", required_argument, NULL, 'R' },
     { "vandal", required_argument, NULL, 'v' },
     { NULL, 0, NULL, 0 }
@@ -1012,6 +1021,10 @@ main(int argc, char **argv)
             opt.deaf = 1;
             break;
 
+        case 'S':
+            opt.sound = 1;
+            break;
+
         case 'R':
             opt.ring = strtoul(optarg, NULL, 10);
             break;
@@ -1028,7 +1041,7 @@ main(int argc, char **argv)
     if (opt.socket == NULL) {
         fprintf(stderr, "usage: moe-puppet --socket PATH [--model NAME]... "
                 "[--loading 0..1000] [--refuse STATUS] [--silent] [--deaf] "
-                "[--ring BYTES] [--vandal PERCENT]\n");
+                "[--sound] [--ring BYTES] [--vandal PERCENT]\n");
         return 1;
     }
 
