@@ -1,7 +1,7 @@
 /*
  * calibrate: the model beside what others measured and published.
  *
- * Two numbers, the overlap and the skew, were chosen on the first and third
+ * Two numbers, the overlap and the skew, were chosen on the first and fourth
  * row, so the fit is partly to its own sample.  What the model does badly is
  * in the table too.
  */
