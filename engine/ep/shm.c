@@ -120,7 +120,13 @@ lay_out(moe_shm_t *shm)
     page = 4096;
 
     /* twice the slots of a plain placement: replicas */
-    fixed = 2 * ((s->n_experts + n - 1) / n)
+    shm->n_local_cap = 2 * ((s->n_experts + n - 1) / n);
+
+    if (shm->n_local_cap > s->n_experts) {
+        shm->n_local_cap = s->n_experts;
+    }
+
+    fixed = shm->n_local_cap
             * (s->max_rows < MOE_SHM_FIXED_ROWS ? s->max_rows
                                                 : MOE_SHM_FIXED_ROWS);
 
@@ -136,8 +142,15 @@ lay_out(moe_shm_t *shm)
     shm->bells = sizeof(moe_shm_head_t);
     shm->steps = shm->bells + n * sizeof(moe_shm_bell_t);
     shm->slots = shm->steps + n * MOE_SHM_TURNS * sizeof(moe_shm_step_t);
-    shm->payload = shm->slots
-                   + 2 * n * n * MOE_SHM_TURNS * sizeof(moe_shm_slot_t);
+    shm->board = shm->slots
+                 + 2 * n * n * MOE_SHM_TURNS * sizeof(moe_shm_slot_t);
+    shm->loads = shm->board
+                 + lines(sizeof(moe_shm_board_t)
+                         + (size_t) s->n_layers * n * shm->n_local_cap
+                           * sizeof(uint32_t));
+    shm->payload = shm->loads
+                   + n * lines((size_t) s->n_layers * s->n_experts
+                               * sizeof(uint64_t));
     shm->payload = (shm->payload + page - 1) / page * page;
 
     shm->pair_bytes = shm->list_bytes

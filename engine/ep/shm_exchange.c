@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
+#include "ep/board.h"
 #include "ep/shm_parts.h"
 
 
@@ -44,6 +45,7 @@ typedef struct {
 
     moe_ep_placement_t   *placement;
     moe_ep_placement_t   *next;         /* once all have it */
+    uint32_t              board;        /* what was looked at there */
 
     uint32_t              epoch;
     uint32_t              members;
@@ -398,6 +400,29 @@ join(shm_t *x, uint64_t state, moe_err_t *err)
 }
 
 
+/* the front's placement, if there is another one; what is pending then was
+ * an older one, which not all ranks may have seen */
+static void
+look_at_board(shm_t *x)
+{
+    uint32_t             seq;
+    moe_err_t            err;
+    moe_ep_placement_t  *p;
+
+    if (moe_board_seq(x->shm) == x->board) {
+        return;
+    }
+
+    p = moe_board_get(x->shm, x->epoch, &seq, &err);
+
+    if (p != NULL) {
+        moe_ep_placement_free(x->next);
+        x->next = p;
+        x->board = seq;
+    }
+}
+
+
 /* what the ranks said: rows of each, form and placement */
 static int
 agree(shm_t *x, uint32_t turn, moe_err_t *err)
@@ -477,6 +502,8 @@ shm_begin(moe_exchange_t *base, uint32_t nrows, uint64_t deadline,
     if (moe_shm_epoch(state) != x->epoch && join(x, state, err) != 0) {
         return MOE_EXCHANGE_ERROR;
     }
+
+    look_at_board(x);
 
     x->number++;
     turn = x->number % MOE_SHM_TURNS;
@@ -852,6 +879,10 @@ shm_dispatch(moe_exchange_t *base, uint32_t layer, uint32_t nrows,
     }
 
     send_messages(x, MOE_SHM_ROWS, turn);
+
+    /* while the others' rows are on their way */
+    moe_board_count(x->shm, x->rank, layer, experts,
+                    nrows * x->shm->shape.top_k);
 
     rc = moe_shm_wait(x->shm, MOE_SHM_ROWS, x->rank, x->members, tag(x),
                       deadline, late);

@@ -66,6 +66,15 @@ typedef struct {
     uint32_t  expert;           /* slot of the receiver */
 } moe_shm_entry_t;
 
+/* the placement that the front wants; expert[n_layers][nranks * n_local]
+ * follows */
+typedef struct {
+    _Alignas(64) _Atomic uint32_t  seq;         /* odd while it is written */
+    _Atomic uint32_t               epoch;
+    _Atomic uint32_t               version;
+    _Atomic uint32_t               n_local;
+} moe_shm_board_t;
+
 
 struct moe_shm_s {
     moe_exchange_shape_t  shape;
@@ -79,10 +88,13 @@ struct moe_shm_s {
     size_t                list_bytes;   /* before the rows, in ROWS slots */
     uint32_t              rows_cap;     /* rows of a ROWS slot */
     uint32_t              results_cap;
+    uint32_t              n_local_cap;  /* slots of a rank in a placement */
 
     size_t                bells;        /* offsets */
     size_t                steps;
     size_t                slots;
+    size_t                board;
+    size_t                loads;
     size_t                payload;
     size_t                pair_bytes;
 };

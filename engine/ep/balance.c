@@ -1,0 +1,460 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "ep/balance.h"
+#include "ep/board.h"
+#include "ep/placement.h"
+
+
+enum {
+    LAYERS_A_TURN = 8,
+
+    /* rows an expert, on average, before a look means anything */
+    ROWS_EXPERT = 16
+};
+
+/* how much of what was known stays at a look */
+#define KEEP       0.5
+
+/* what a new placement must gain */
+#define GAIN       1.03
+
+
+struct moe_balance_s {
+    moe_shm_t                   *shm;
+    const moe_exchange_shape_t  *shape;
+    uint32_t                     nranks;
+    uint32_t                     n_local;
+    uint64_t                     period_us;
+    uint64_t                     next_us;
+
+    uint32_t                     epoch;
+    uint32_t                     members;
+    moe_ep_placement_t          *placed;    /* that steps run with */
+
+    /* of the look under way; layer n_layers: none is */
+    uint32_t                     layer;
+    uint32_t                     nlayers;   /* with rows */
+    double                       before;
+    double                       after;
+    uint32_t                    *expert;    /* [n_layers][nranks * n_local] */
+
+    uint64_t                    *last;      /* [n_layers][n_experts] */
+    double                      *load;      /* the same */
+    uint64_t                    *counts;    /* [n_experts] */
+    uint32_t                    *phy;       /* [nranks * n_local] */
+    uint32_t                    *replica;
+    uint32_t                    *count;     /* [n_experts] */
+
+    moe_balance_figures_t        figures;
+};
+
+
+static int begin(moe_balance_t *b, uint64_t now_us, moe_err_t *err);
+static uint64_t take(moe_balance_t *b);
+static int join(moe_balance_t *b, moe_err_t *err);
+static int place(moe_balance_t *b, uint32_t layer, moe_err_t *err);
+static int end(moe_balance_t *b, moe_err_t *err);
+static double skew(const moe_balance_t *b, const uint32_t *expert,
+    uint32_t n_local, const double *load);
+static void rank_loads(const moe_balance_t *b, const uint32_t *expert,
+    uint32_t n_local, const double *load, double *rank);
+static uint32_t nmembers(const moe_balance_t *b);
+
+
+moe_balance_t *
+moe_balance_create(moe_shm_t *shm, uint32_t spare, uint64_t period_us,
+    moe_err_t *err)
+{
+    size_t          all, slots;
+    moe_balance_t  *b;
+
+    b = calloc(1, sizeof(moe_balance_t));
+    if (b == NULL) {
+        moe_err(err, "balance: out of memory");
+        return NULL;
+    }
+
+    b->shm = shm;
+    b->shape = moe_board_shape(shm, &b->nranks);
+    b->period_us = period_us;
+    b->n_local = (b->shape->n_experts + spare + b->nranks - 1) / b->nranks;
+
+    if (spare > b->shape->n_experts || b->n_local > moe_board_slots(shm)) {
+        moe_err(err, "balance: %u replicas of %u experts on %u ranks: a rank "
+                "has at most %u slots", spare, b->shape->n_experts, b->nranks,
+                moe_board_slots(shm));
+        free(b);
+        return NULL;
+    }
+
+    all = (size_t) b->shape->n_layers * b->shape->n_experts;
+    slots = (size_t) b->nranks * b->n_local;
+
+    b->expert = calloc(b->shape->n_layers * slots, sizeof(uint32_t));
+    b->last = calloc(all, sizeof(uint64_t));
+    b->load = calloc(all, sizeof(double));
+    b->counts = calloc(b->shape->n_experts, sizeof(uint64_t));
+    b->phy = calloc(slots, sizeof(uint32_t));
+    b->replica = calloc(slots, sizeof(uint32_t));
+    b->count = calloc(b->shape->n_experts, sizeof(uint32_t));
+
+    if (b->expert == NULL || b->last == NULL || b->load == NULL
+        || b->counts == NULL || b->phy == NULL || b->replica == NULL
+        || b->count == NULL)
+    {
+        moe_err(err, "balance: out of memory");
+        moe_balance_free(b);
+        return NULL;
+    }
+
+    b->layer = b->shape->n_layers;
+    b->figures.before = 1;
+    b->figures.after = 1;
+
+    if (join(b, err) != 0) {
+        moe_balance_free(b);
+        return NULL;
+    }
+
+    return b;
+}
+
+
+void
+moe_balance_free(moe_balance_t *b)
+{
+    if (b == NULL) {
+        return;
+    }
+
+    moe_ep_placement_free(b->placed);
+    free(b->expert);
+    free(b->last);
+    free(b->load);
+    free(b->counts);
+    free(b->phy);
+    free(b->replica);
+    free(b->count);
+    free(b);
+}
+
+
+int
+moe_balance_turn(moe_balance_t *b, uint64_t now_us, moe_err_t *err)
+{
+    uint32_t  i;
+
+    if (b->layer == b->shape->n_layers) {
+
+        if (b->next_us == 0) {
+            b->next_us = now_us + b->period_us;
+        }
+
+        if (now_us < b->next_us) {
+            return 0;
+        }
+
+        return begin(b, now_us, err);
+    }
+
+    for (i = 0; i < LAYERS_A_TURN && b->layer < b->shape->n_layers; i++) {
+        if (place(b, b->layer, err) != 0) {
+            b->layer = b->shape->n_layers;
+            return -1;
+        }
+
+        b->layer++;
+    }
+
+    return b->layer == b->shape->n_layers ? end(b, err) : 0;
+}
+
+
+/* a look, where there were rows enough to say something */
+static int
+begin(moe_balance_t *b, uint64_t now_us, moe_err_t *err)
+{
+    uint32_t  epoch, members;
+
+    b->next_us = now_us + b->period_us;
+    epoch = moe_board_epoch(b->shm, &members);
+
+    if (epoch != b->epoch && join(b, err) != 0) {
+        return -1;
+    }
+
+    if (take(b) == 0) {
+        return 0;
+    }
+
+    b->layer = 0;
+    b->nlayers = 0;
+    b->before = 0;
+    b->after = 0;
+
+    return 0;
+}
+
+
+/* Averages the counts in; 0 where they wait for more. */
+static uint64_t
+take(moe_balance_t *b)
+{
+    size_t    at;
+    uint32_t  e, l, most;
+    uint64_t  rows, all;
+
+    all = 0;
+    most = 0;
+
+    for (l = 0; l < b->shape->n_layers; l++) {
+        moe_board_loads(b->shm, l, b->counts);
+        at = (size_t) l * b->shape->n_experts;
+        rows = 0;
+
+        for (e = 0; e < b->shape->n_experts; e++) {
+            rows += b->counts[e] - b->last[at + e];
+        }
+
+        all += rows;
+        most = rows > most ? (uint32_t) (rows > UINT32_MAX ? UINT32_MAX
+                                                           : rows) : most;
+    }
+
+    if (most < (uint64_t) ROWS_EXPERT * b->shape->n_experts) {
+        return 0;
+    }
+
+    for (l = 0; l < b->shape->n_layers; l++) {
+        moe_board_loads(b->shm, l, b->counts);
+        at = (size_t) l * b->shape->n_experts;
+
+        for (e = 0; e < b->shape->n_experts; e++) {
+            b->load[at + e] = KEEP * b->load[at + e]
+                              + (double) (b->counts[e] - b->last[at + e]);
+            b->last[at + e] = b->counts[e];
+        }
+    }
+
+    b->figures.rows = all / b->shape->top_k;
+
+    return all;
+}
+
+
+/* an epoch begins with a plain placement over its members, as at the ranks */
+static int
+join(moe_balance_t *b, moe_err_t *err)
+{
+    uint32_t             epoch, members;
+    moe_ep_placement_t  *p;
+
+    epoch = moe_board_epoch(b->shm, &members);
+
+    p = moe_ep_placement_plain(0x80000000u | epoch, b->shape->n_layers,
+                               b->shape->n_experts, b->nranks, members, err);
+    if (p == NULL) {
+        return -1;
+    }
+
+    moe_ep_placement_free(b->placed);
+    b->placed = p;
+    b->epoch = epoch;
+    b->members = members;
+
+    return 0;
+}
+
+
+static int
+place(moe_balance_t *b, uint32_t layer, moe_err_t *err)
+{
+    double                 *load, sum;
+    uint32_t                i, r, n, e, *to;
+    const uint32_t         *now;
+    moe_placement_shape_t   s;
+
+    load = b->load + (size_t) layer * b->shape->n_experts;
+    to = b->expert + (size_t) layer * b->nranks * b->n_local;
+    now = b->placed->expert
+          + (size_t) layer * b->nranks * b->placed->n_local;
+    n = nmembers(b);
+    sum = 0;
+
+    for (e = 0; e < b->shape->n_experts; e++) {
+        sum += load[e];
+    }
+
+    /* fewer members may have no room for the replicas */
+    s.n_logical = b->shape->n_experts;
+    s.n_physical = n * b->n_local;
+    s.n_groups = 1;
+    s.n_nodes = 1;
+    s.n_ranks = n;
+
+    if (s.n_physical < s.n_logical) {
+        return moe_err(err, "balance: %u ranks of %u slots do not hold %u "
+                       "experts", n, b->n_local, s.n_logical);
+    }
+
+    if (moe_placement_balance(&s, load, b->phy, b->replica, b->count, err)
+        != 0)
+    {
+        return -1;
+    }
+
+    for (r = 0, n = 0; r < b->nranks; r++) {
+        for (i = 0; i < b->n_local; i++) {
+            to[r * b->n_local + i] = MOE_SPREAD_NONE;
+
+            if (b->members >> r & 1) {
+                to[r * b->n_local + i] = b->phy[n * b->n_local + i];
+            }
+        }
+
+        n += b->members >> r & 1;
+    }
+
+    if (sum > 0) {
+        b->before += skew(b, now, b->placed->n_local, load);
+        b->after += skew(b, to, b->n_local, load);
+        b->nlayers++;
+    }
+
+    return 0;
+}
+
+
+static int
+end(moe_balance_t *b, moe_err_t *err)
+{
+    uint32_t             epoch, members;
+    moe_ep_placement_t  *p;
+
+    epoch = moe_board_epoch(b->shm, &members);
+
+    if (epoch != b->epoch || b->nlayers == 0) {
+        return 0;
+    }
+
+    b->figures.before = b->before / b->nlayers;
+    b->figures.after = b->after / b->nlayers;
+
+    if (b->figures.before < GAIN * b->figures.after) {
+        b->figures.after = b->figures.before;
+        return 0;
+    }
+
+    p = moe_ep_placement(b->figures.version + 1, b->shape->n_layers,
+                         b->shape->n_experts, b->nranks, b->n_local,
+                         b->expert, err);
+    if (p == NULL) {
+        return -1;
+    }
+
+    moe_ep_placement_free(b->placed);
+    b->placed = p;
+    b->figures.version++;
+
+    moe_board_put(b->shm, b->epoch, b->figures.version, b->n_local,
+                  b->expert);
+
+    return 1;
+}
+
+
+static double
+skew(const moe_balance_t *b, const uint32_t *expert, uint32_t n_local,
+    const double *load)
+{
+    double    most, rank[MOE_SHM_RANKS];
+    uint32_t  r;
+
+    rank_loads(b, expert, n_local, load, rank);
+    most = 0;
+
+    for (r = 0; r < b->nranks; r++) {
+        most = rank[r] > most ? rank[r] : most;
+    }
+
+    return most;
+}
+
+
+/* replicas of an expert have equal parts of its load */
+static void
+rank_loads(const moe_balance_t *b, const uint32_t *expert, uint32_t n_local,
+    const double *load, double *rank)
+{
+    double    mean;
+    uint32_t  i, n;
+
+    n = b->nranks * n_local;
+    mean = 0;
+    memset(b->count, 0, b->shape->n_experts * sizeof(uint32_t));
+    memset(rank, 0, b->nranks * sizeof(double));
+
+    for (i = 0; i < n; i++) {
+        if (expert[i] != MOE_SPREAD_NONE) {
+            b->count[expert[i]]++;
+        }
+    }
+
+    for (i = 0; i < n; i++) {
+        if (expert[i] != MOE_SPREAD_NONE) {
+            rank[i / n_local] += load[expert[i]] / b->count[expert[i]];
+            mean += load[expert[i]] / b->count[expert[i]];
+        }
+    }
+
+    mean /= nmembers(b);
+
+    for (i = 0; i < b->nranks && mean > 0; i++) {
+        rank[i] /= mean;
+    }
+}
+
+
+static uint32_t
+nmembers(const moe_balance_t *b)
+{
+    return (uint32_t) __builtin_popcount(b->members);
+}
+
+
+void
+moe_balance_figures(const moe_balance_t *b, moe_balance_figures_t *figures)
+{
+    *figures = b->figures;
+}
+
+
+void
+moe_balance_loads(const moe_balance_t *b, uint32_t layer, double *load)
+{
+    double         sum;
+    uint32_t       e;
+    const double  *from;
+
+    from = b->load + (size_t) layer * b->shape->n_experts;
+    sum = 0;
+
+    for (e = 0; e < b->shape->n_experts; e++) {
+        sum += from[e];
+    }
+
+    for (e = 0; e < b->shape->n_experts; e++) {
+        load[e] = sum > 0 ? from[e] / sum : 0;
+    }
+}
+
+
+void
+moe_balance_ranks(const moe_balance_t *b, uint32_t layer, double *rank)
+{
+    rank_loads(b, b->placed->expert
+                  + (size_t) layer * b->nranks * b->placed->n_local,
+               b->placed->n_local,
+               b->load + (size_t) layer * b->shape->n_experts, rank);
+}
