@@ -176,6 +176,17 @@ static ngx_http_moe_metric_t  ngx_http_moe_engine_metrics[] = {
     { "lanes_broken", "Lanes closed for what a worker wrote",
       offsetof(moe_stats_t, lanes_broken), 0 },
 
+    { "placements", "Placements of spread experts by their loads",
+      offsetof(moe_stats_t, placements), 0 },
+
+    { "skew_before_thousandths",
+      "Largest load of a rank over the mean, as experts were placed",
+      offsetof(moe_stats_t, skew_before), 1 },
+
+    { "skew_thousandths",
+      "Largest load of a rank over the mean, as experts are placed",
+      offsetof(moe_stats_t, skew), 1 },
+
     { NULL, NULL, 0, 0 }
 };
 

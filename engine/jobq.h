@@ -204,6 +204,11 @@ typedef struct {
     uint64_t           kv_pages_cached;     /* prefixes nobody uses, now */
     uint64_t           lanes;               /* workers connected, now */
     uint64_t           lanes_broken;        /* closed for a violation */
+    uint64_t           placements;          /* of experts, by their loads */
+    uint64_t           skew_before;         /* thousandths: largest load of a
+                                             * rank over the mean, now, as
+                                             * experts were placed ... */
+    uint64_t           skew;                /* ... and as they are */
     moe_histogram_t    queue;
     moe_histogram_t    ttft;
     moe_histogram_t    itl;

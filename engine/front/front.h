@@ -24,6 +24,7 @@
  *     prompt.c  job to token ids
  *     prepare.c the same for long prompts, in a thread
  *     ranks.c   rank processes: start, death, restart
+ *     experts.c experts spread over ranks: where they are
  *     slots.c   choices in ranks: submit, events, credit
  */
 
@@ -37,6 +38,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "ep/balance.h"
 #include "front/fair.h"
 #include "front/stops.h"
 #include "front/stream.h"
@@ -89,6 +91,8 @@ typedef struct {
     uint32_t             park_s;
     uint32_t             rank_s;             /* a rank's silence, in a step */
     int                  spread;             /* the experts, over the ranks */
+    uint32_t             replicas;           /* of them; UINT32_MAX: some */
+    uint32_t             rebalance_s;        /* 0: never */
     moe_log_level_e      level;
 } moe_serve_options_t;
 
@@ -311,6 +315,7 @@ struct moe_front_s {
     moe_proc_t          *ranks;
     uint32_t             nranks;
     moe_shm_t           *shm;                /* of spread experts, or NULL */
+    moe_balance_t       *balance;            /* NULL: they stay in place */
     uint32_t             probe_turn;
 
     moe_task_t          *tasks;              /* all, newest first */
@@ -413,6 +418,11 @@ void moe_prepare(moe_task_t *t);
 
 
 /* ranks.c */
+
+/* experts.c; start before ranks are, stop after */
+int moe_experts_start(moe_front_t *f, moe_err_t *err);
+void moe_experts_stop(moe_front_t *f);
+void moe_experts_tick(moe_front_t *f);
 
 int moe_ranks_start(moe_front_t *f, moe_err_t *err);
 void moe_ranks_stop(moe_front_t *f);

@@ -28,6 +28,8 @@ enum {
     MOE_OPT_QUEUE,
     MOE_OPT_DRAIN,
     MOE_OPT_EXPERTS,
+    MOE_OPT_REPLICAS,
+    MOE_OPT_REBALANCE,
     MOE_OPT_ROW_FORMAT,
     MOE_OPT_PARK,
     MOE_OPT_RANK_TIMEOUT,
@@ -53,6 +55,8 @@ static const struct option  moe_serve_long[] = {
     { "kv-format", required_argument, NULL, MOE_OPT_KV_FORMAT },
     { "kernels", required_argument, NULL, MOE_OPT_KERNELS },
     { "experts", required_argument, NULL, MOE_OPT_EXPERTS },
+    { "replicas", required_argument, NULL, MOE_OPT_REPLICAS },
+    { "rebalance", required_argument, NULL, MOE_OPT_REBALANCE },
     { "row-format", required_argument, NULL, MOE_OPT_ROW_FORMAT },
     { "queue", required_argument, NULL, MOE_OPT_QUEUE },
     { "drain-timeout", required_argument, NULL, MOE_OPT_DRAIN },
@@ -95,6 +99,11 @@ static const char  moe_serve_help[] =
     "  --experts WHERE        each: every rank has all experts (default);\n"
     "                         spread: over the ranks, up to 16, which then\n"
     "                         step together\n"
+    "  --replicas N           spread experts: places for more than one of\n"
+    "                         each, for those with most rows (default: an\n"
+    "                         eighth of the experts)\n"
+    "  --rebalance S          spread experts are placed anew by their loads\n"
+    "                         every S seconds; 0: never (default: 10)\n"
     "  --row-format FORMAT    of rows on their way to experts and back: f32\n"
     "                         or bf16 (default: f32)\n"
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
@@ -308,6 +317,13 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     case MOE_OPT_EXPERTS:
         return moe_option_choice(name, value, wheres, &o->spread, err);
 
+    case MOE_OPT_REPLICAS:
+        return moe_option_number(name, value, 0, MOE_MAX_EXPERTS,
+                                 &o->replicas, err);
+
+    case MOE_OPT_REBALANCE:
+        return moe_option_number(name, value, 0, 86400, &o->rebalance_s, err);
+
     case MOE_OPT_ROW_FORMAT:
         rc = moe_option_choice(name, value, formats, &i, err);
         o->rank.row_format = i ? MOE_ROWS_BF16 : MOE_ROWS_F32;
@@ -359,6 +375,8 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
     o->mode = 0660;
     o->queue = 1024;
     o->drain_s = 30;
+    o->replicas = UINT32_MAX;
+    o->rebalance_s = 10;
     o->park_s = 300;
     o->rank_s = 300;
     o->level = MOE_LOG_INFO;

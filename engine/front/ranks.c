@@ -668,29 +668,6 @@ moe_proc_init(moe_front_t *f, moe_proc_t *p, uint32_t index)
 }
 
 
-static int
-moe_ranks_segment(moe_front_t *f, moe_err_t *err)
-{
-    moe_model_options_t        mo;
-    moe_exchange_shape_t       shape;
-    const moe_rank_options_t  *o;
-
-    o = &f->options->rank;
-
-    memset(&mo, 0, sizeof(moe_model_options_t));
-    mo.max_rows = o->step_tokens;
-    mo.row_format = o->row_format;
-
-    if (moe_model_exchange_shape(o->model_dir, &mo, &shape, err) != 0) {
-        return -1;
-    }
-
-    f->shm = moe_shm_create(&shape, o->nranks, err);
-
-    return f->shm ? 0 : -1;
-}
-
-
 int
 moe_ranks_start(moe_front_t *f, moe_err_t *err)
 {
@@ -703,7 +680,7 @@ moe_ranks_start(moe_front_t *f, moe_err_t *err)
                        f->options->rank.nranks);
     }
 
-    if (f->options->spread && moe_ranks_segment(f, err) == -1) {
+    if (f->options->spread && moe_experts_start(f, err) == -1) {
         return -1;
     }
 
@@ -794,8 +771,7 @@ moe_ranks_stop(moe_front_t *f)
     f->ranks = NULL;
     f->nranks = 0;
 
-    moe_shm_free(f->shm);
-    f->shm = NULL;
+    moe_experts_stop(f);
 }
 
 

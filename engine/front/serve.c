@@ -162,6 +162,7 @@ moe_front_tick(moe_front_t *f)
     f->tick_us = f->now;
 
     moe_ranks_tick(f);
+    moe_experts_tick(f);
     moe_workers_tick(f);
     moe_tasks_tick(f);
 

@@ -157,6 +157,49 @@ test_spread(void **unused)
 }
 
 
+/* experts are placed anew by their loads while jobs run, and no answer
+ * changes */
+
+static void
+test_rebalance(void **unused)
+{
+    int          i, a[JOBS], b[JOBS];
+    char         path1[64], path2[64];
+    pid_t        pid1, pid2;
+    moe_stats_t  s;
+
+    const char *const  args[] = { "--ranks", "3", "--threads", "1",
+                                  "--experts", "spread", "--replicas", "6",
+                                  "--rebalance", "1", NULL };
+
+    pid1 = start(&one, path1, sizeof(path1), "one", NULL);
+    pid2 = start(&spread, path2, sizeof(path2), "spread", args);
+
+    memset(&s, 0, sizeof(s));
+
+    /* and once more with the new placement */
+
+    for (i = 0; i < 30 && s.placements == 0; i++) {
+        ask_all(&one, a);
+        ask_all(&spread, b);
+        compare_all(a, b);
+        worker_stats(&spread, &s);
+    }
+
+    assert_in_range(s.placements, 1, 30);
+    assert_true(s.skew_before >= 1000 && s.skew >= 1000);
+
+    ask_all(&one, a);
+    ask_all(&spread, b);
+    compare_all(a, b);
+
+    worker_close(&one);
+    worker_close(&spread);
+    assert_int_equal(engine_stop(pid1), 0);
+    assert_int_equal(engine_stop(pid2), 0);
+}
+
+
 /* another row format is another model, to its fingerprint too */
 
 static void
@@ -196,6 +239,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spread),
+        cmocka_unit_test(test_rebalance),
         cmocka_unit_test(test_format)
     };
 
