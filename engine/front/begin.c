@@ -114,8 +114,7 @@ moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen, void *record,
     }
 
     if (record == NULL) {
-        moe_task_fail(t, 503, "engine_overloaded", NULL,
-                      "The engine has no room for the request.");
+        moe_admit_memory(t);
         return;
     }
 
@@ -141,7 +140,7 @@ moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen, void *record,
 
     case MOE_JOB_TOKENIZE:
     case MOE_JOB_DETOKENIZE:
-        if (moe_task_named(t) == 0) {
+        if (moe_task_named(t) == 0 && moe_admit_text(t) == 0) {
             moe_prepare(t);
         }
 
@@ -516,21 +515,13 @@ moe_task_choices(moe_task_t *t)
 static int
 moe_task_admit(moe_task_t *t)
 {
-    moe_front_t  *f;
-
-    f = t->front;
-
-    if (moe_task_named(t) == -1 || moe_task_serving(t) == -1) {
+    if (moe_task_named(t) == -1 || moe_task_serving(t) == -1
+        || moe_task_sampling(t) == -1 || moe_task_ids(t) == -1)
+    {
         return -1;
     }
 
-    if (f->fair.n + f->npreparing >= f->options->queue) {
-        moe_task_fail(t, 503, "queue_full", NULL,
-                      "The engine's queue is full.");
-        return -1;
-    }
-
-    return moe_task_sampling(t) == -1 ? -1 : moe_task_ids(t);
+    return moe_admit(t);
 }
 
 
@@ -554,11 +545,12 @@ moe_task_generate(moe_task_t *t)
     }
 
     if (t->ndone == t->nchoices) {
+        moe_fair_remove(&f->fair, &t->wait);
         moe_task_started(t);
         return;
     }
 
-    if (moe_fair_push(&f->fair, t->job.key, &t->wait, 0) == -1) {
+    if (moe_fair_push(&f->fair, &t->wait, 0) == -1) {
         moe_task_fail(t, 500, NULL, NULL, "the engine is out of memory");
         return;
     }

@@ -20,6 +20,7 @@
  *     listen.c  the socket
  *     workers.c lanes of workers: frames in, events out
  *     begin.c   from job to task
+ *     admit.c   whether it may wait
  *     tasks.c   waiting, stopping, END
  *     prompt.c  job to token ids
  *     prepare.c the same for long prompts, in a thread
@@ -175,7 +176,8 @@ struct moe_task_s {
     const char          *param;
     char                 message[512];
 
-    moe_fair_node_t      wait;
+    moe_fair_node_t      wait;               /* whom it counts for, and its
+                                              * place in the queue */
     moe_task_t          *next;               /* of all tasks */
     moe_task_t          *prev;
     moe_task_t          *out_next;           /* of a worker's to write */
@@ -189,6 +191,10 @@ struct moe_task_s {
     unsigned             probing:1;          /* a rank is to answer */
     unsigned             preparing:1;        /* the thread has it */
 };
+
+
+#define moe_task_of(node)                                                     \
+    ((moe_task_t *) (void *) ((char *) (node) - offsetof(moe_task_t, wait)))
 
 
 typedef enum {
@@ -269,7 +275,6 @@ typedef struct {
     pthread_mutex_t      mutex;
     pthread_cond_t       cond;
     moe_task_t          *todo;
-    moe_task_t         **todo_end;
     moe_task_t          *done;
     int                  busy;
     int                  hold;
@@ -324,6 +329,7 @@ struct moe_front_s {
     uint32_t             npreparing;
     moe_fair_t           fair;
     moe_prepare_t        prepare;
+    moe_rate_t           rate;               /* at which tasks are begun */
     uint64_t             lost_steps;         /* of ranks that died */
 
     moe_stats_t          stats;
@@ -366,6 +372,14 @@ void moe_worker_wants(moe_task_t *t);
 void moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen,
     void *record, size_t size);
 void moe_task_prepared(moe_task_t *t);
+
+
+/* admit.c: 0, or -1 and the task has failed with 429 or 503 */
+
+int moe_admit(moe_task_t *t);                   /* a place in the queue */
+int moe_admit_text(moe_task_t *t);              /* of those being prepared */
+void moe_admit_memory(moe_task_t *t);           /* fails: there is no room */
+void moe_admit_timeout(moe_task_t *t);          /* fails: it waited too long */
 
 
 /* tasks.c */
@@ -437,8 +451,11 @@ int moe_proc_read(moe_proc_t *p);               /* as moe_lane_next() */
 void moe_ranks_flush(moe_front_t *f);
 int moe_ranks_sleep(moe_front_t *f);
 
-/* A rank that takes one more with this prompt, or NULL. */
-moe_proc_t *moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt);
+/* A rank that takes one more with this prompt, or NULL.  Where a batch is full
+ * it takes one for each that it runs of a lower priority, and no more in all
+ * than twice the batch. */
+moe_proc_t *moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt,
+    int32_t priority);
 
 /* 0: it runs, 1: no room now, -1: it cannot (the task has failed). */
 int moe_slot_submit(moe_proc_t *p, moe_choice_t *c);

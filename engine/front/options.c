@@ -116,7 +116,7 @@ static const char  moe_serve_help[] =
     "\n"
     "Limits; times are in seconds\n"
     "  --queue N              requests that may wait; more are answered with\n"
-    "                         503 (default: 1024)\n"
+    "                         429 or 503 (default: 1024)\n"
     "  --drain-timeout S      after SIGTERM, how long running requests may\n"
     "                         take to finish (default: 30)\n"
     "  --park-timeout S       a client that takes nothing for so long loses\n"

@@ -3,7 +3,8 @@
  *
  * A long prompt takes milliseconds to render and tokenize, and a hostile one
  * as long as the template's limits allow; all that time no stream would move.
- * So the loop hands such tasks to one thread, in order, and takes them back
+ * So the loop hands such tasks to one thread, in order of their class and then
+ * of arrival, and takes them back
  * by an eventfd.  Meanwhile a task may be cancelled but is not freed.
  */
 
@@ -48,10 +49,6 @@ moe_prepare_thread(void *arg)
 
         t = p->todo;
         p->todo = t->prep_next;
-
-        if (p->todo == NULL) {
-            p->todo_end = &p->todo;
-        }
 
         p->busy = 1;
         pthread_mutex_unlock(&p->mutex);
@@ -109,6 +106,7 @@ moe_prepare_done(moe_front_t *f, moe_watch_t *watch, uint32_t events)
 void
 moe_prepare(moe_task_t *t)
 {
+    moe_task_t    **at;
     moe_front_t    *f;
     moe_prepare_t  *p;
 
@@ -122,12 +120,20 @@ moe_prepare(moe_task_t *t)
     }
 
     t->preparing = 1;
-    t->prep_next = NULL;
     f->npreparing++;
 
     pthread_mutex_lock(&p->mutex);
-    *p->todo_end = t;
-    p->todo_end = &t->prep_next;
+
+    for (at = &p->todo;
+         *at && (*at)->job.priority >= t->job.priority;
+         at = &(*at)->prep_next)
+    {
+        /* void */
+    }
+
+    t->prep_next = *at;
+    *at = t;
+
     pthread_cond_signal(&p->cond);
     pthread_mutex_unlock(&p->mutex);
 }
@@ -179,7 +185,6 @@ moe_prepare_start(moe_front_t *f, moe_err_t *err)
 
     p = &f->prepare;
 
-    p->todo_end = &p->todo;
     p->watch.handler = moe_prepare_done;
     p->watch.fd = eventfd(0, EFD_NONBLOCK|EFD_CLOEXEC);
 

@@ -204,7 +204,7 @@ moe_proc_give_up(moe_front_t *f)
     for (t = f->tasks; t; t = next) {
         next = t->next;
 
-        if (t->wait.key) {
+        if (t->wait.waits) {
             moe_task_fail(t, 503, "engine_failed", NULL,
                           "The engine's ranks do not stay up.");
         }

@@ -341,6 +341,7 @@ moe_front_close(moe_front_t *f)
         moe_task_free(f->tasks);
     }
 
+    moe_fair_free(&f->fair);
     moe_text_free(&f->text);
 
     if (f->signals != -1) {

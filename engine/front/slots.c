@@ -70,6 +70,22 @@ moe_slot_take(moe_proc_t *p)
 /* events in */
 
 
+/* what the cache had was not computed for its key */
+
+static void
+moe_slot_cached(const moe_choice_t *c, uint32_t tokens)
+{
+    moe_task_t  *t;
+
+    t = c->task;
+
+    if (c->tries == 0 && tokens <= t->prompts[c->prompt].n) {
+        moe_fair_charge(&t->front->fair, &t->wait,
+                        -(int64_t) tokens * MOE_FAIR_INPUT);
+    }
+}
+
+
 static void
 moe_slot_started(moe_slot_t *s, const void *buf, size_t len)
 {
@@ -92,6 +108,8 @@ moe_slot_started(moe_slot_t *s, const void *buf, size_t len)
         {
             t->cached[s->choice->prompt] = e.cached_tokens;
         }
+
+        moe_slot_cached(s->choice, e.cached_tokens);
     }
 
     moe_task_started(t);
@@ -224,6 +242,11 @@ moe_slot_delta(moe_slot_t *s, const void *buf, size_t len)
     }
 
     moe_task_started(c->task);
+
+    if (!(d.flags & MOE_DELTA_ECHO)) {
+        moe_fair_charge(&c->task->front->fair, &c->task->wait,
+                        (int64_t) d.nids * MOE_FAIR_OUTPUT);
+    }
 
     rc = moe_slot_ids(c, &d);
 
@@ -431,13 +454,41 @@ moe_slot_hash(const moe_ids_t *prompt)
 }
 
 
-moe_proc_t *
-moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt)
+/* whether a job of this priority would be in its batch */
+
+static int
+moe_proc_takes(const moe_proc_t *p, int32_t priority)
 {
-    uint32_t     i, h, up, total, bound, max;
+    uint32_t             i, n, max;
+    const moe_choice_t  *c;
+
+    max = p->front->options->rank.max_running;
+
+    if (p->state != MOE_PROC_READY || p->nfree == 0 || p->busy >= 2 * max) {
+        return 0;
+    }
+
+    if (p->busy < max) {
+        return 1;
+    }
+
+    n = 0;
+
+    for (i = 0; i < p->nslots; i++) {
+        c = p->slots[i].choice;
+        n += (c && c->task->job.priority >= priority);
+    }
+
+    return n < max;
+}
+
+
+moe_proc_t *
+moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt, int32_t priority)
+{
+    uint32_t     i, h, up, total, bound;
     moe_proc_t  *p, *least;
 
-    max = f->options->rank.max_running;
     up = 0;
     total = 0;
     least = NULL;
@@ -452,8 +503,8 @@ moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt)
         up++;
         total += p->busy;
 
-        if (p->busy < max && p->nfree
-            && (least == NULL || p->busy < least->busy))
+        if ((least == NULL || p->busy < least->busy)
+            && moe_proc_takes(p, priority))
         {
             least = p;
         }
@@ -474,9 +525,7 @@ moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt)
     for (i = 0; i < f->nranks; i++) {
         p = &f->ranks[(h + i) % f->nranks];
 
-        if (p->state == MOE_PROC_READY && p->busy < max && p->nfree
-            && p->busy < bound)
-        {
+        if (p->busy < bound && moe_proc_takes(p, priority)) {
             return p;
         }
     }

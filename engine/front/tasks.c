@@ -9,9 +9,6 @@
 /* how long a rank may take to confirm that a choice has stopped */
 #define MOE_TASK_CANCEL_US   (30 * MOE_SECOND)
 
-#define moe_task_of(node)                                                     \
-    ((moe_task_t *) (void *) ((char *) (node) - offsetof(moe_task_t, wait)))
-
 
 int
 moe_task_over(const moe_task_t *t)
@@ -130,7 +127,7 @@ moe_task_free(moe_task_t *t)
     f = t->front;
 
     moe_task_count(t);
-    moe_fair_remove(&f->fair, &t->wait);
+    moe_fair_leave(&f->fair, &t->wait);
 
     if (t->next) {
         t->next->prev = t->prev;
@@ -176,8 +173,7 @@ moe_task_grow(moe_task_t *t, uint64_t n)
         return 0;
     }
 
-    moe_task_fail(t, 503, "engine_overloaded", NULL,
-                  "The engine has no room for the request.");
+    moe_admit_memory(t);
     return -1;
 }
 
@@ -258,7 +254,10 @@ moe_task_fail(moe_task_t *t, uint32_t status, const char *code,
     t->status = status;
     t->code = code;
     t->param = param;
-    t->retry_after = status == 503 || status == 429;
+
+    if (t->retry_after == 0) {
+        t->retry_after = status == 503 || status == 429;
+    }
 
     va_start(args, fmt);
     vsnprintf(t->message, sizeof(t->message), fmt, args);
@@ -280,11 +279,11 @@ moe_task_cancel(moe_task_t *t)
 void
 moe_task_wait(moe_task_t *t)
 {
-    if (t->status || t->wait.key) {
+    if (t->status || t->wait.waits) {
         return;
     }
 
-    if (moe_fair_push(&t->front->fair, t->job.key, &t->wait, 1) == -1) {
+    if (moe_fair_push(&t->front->fair, &t->wait, 1) == -1) {
         moe_task_fail(t, 500, NULL, NULL, "the engine is out of memory");
     }
 }
@@ -340,47 +339,70 @@ moe_task_waiting(moe_task_t *t)
 }
 
 
+/* one more choice goes to a rank; 1: none takes it now */
+
+static int
+moe_task_dispatch(moe_task_t *t, moe_choice_t *c)
+{
+    int           rc;
+    moe_ids_t    *prompt;
+    moe_proc_t   *p;
+    moe_front_t  *f;
+
+    f = t->front;
+    prompt = &t->prompts[c->prompt];
+
+    p = moe_ranks_choose(f, prompt, t->job.priority);
+
+    if (p == NULL) {
+        return 1;
+    }
+
+    rc = moe_slot_submit(p, c);
+
+    if (rc == 1) {
+        return 1;
+    }
+
+    f->dirty = 1;
+
+    /* what a rank's death costs is not the key's to pay */
+
+    if (rc == 0 && c->tries == 0) {
+        moe_fair_charge(&f->fair, &t->wait,
+                        (int64_t) prompt->n * MOE_FAIR_INPUT);
+    }
+
+    return 0;
+}
+
+
 void
 moe_tasks_dispatch(moe_front_t *f)
 {
-    int               rc;
-    moe_proc_t       *p;
+    uint32_t          begun;
     moe_task_t       *t;
     moe_choice_t     *c;
     moe_fair_node_t  *node;
+
+    begun = 0;
 
     while ((node = moe_fair_first(&f->fair)) != NULL) {
 
         t = moe_task_of(node);
         c = moe_task_waiting(t);
 
-        if (c) {
-            p = moe_ranks_choose(f, &t->prompts[c->prompt]);
-
-            if (p == NULL) {
-                return;
-            }
-
-            rc = moe_slot_submit(p, c);
-
-            if (rc == 1) {
-                return;
-            }
-
-            f->dirty = 1;
-
-            if (rc == -1) {
-                continue;
-            }
+        if (c && moe_task_dispatch(t, c)) {
+            break;
         }
 
-        /* the turn first: the key may go with its last job */
-        moe_fair_turn(&f->fair);
-
-        if (moe_task_waiting(t) == NULL) {
+        if (t->wait.waits && moe_task_waiting(t) == NULL) {
             moe_fair_remove(&f->fair, &t->wait);
+            begun++;
         }
     }
+
+    moe_rate_turn(&f->rate, f->now, begun, f->fair.n != 0);
 }
 
 
@@ -415,8 +437,7 @@ moe_tasks_tick(moe_front_t *f)
             && f->now > t->deadline_us)
         {
             moe_slot_forget_probe(t);
-            moe_task_fail(t, 503, "queue_timeout", NULL,
-                          "The request waited too long in the queue.");
+            moe_admit_timeout(t);
         }
 
         if (t->cancel_us && f->now - t->cancel_us > MOE_TASK_CANCEL_US) {

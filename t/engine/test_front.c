@@ -6,7 +6,6 @@
 
 #include <cmocka.h>
 
-#include "front/fair.h"
 #include "front/stops.h"
 
 
@@ -150,140 +149,11 @@ test_stops_random(void **unused)
 }
 
 
-/* turns */
-
-
-typedef struct {
-    moe_fair_node_t  node;
-    int              key;
-    int              order;
-} item_t;
-
-
-static void
-push(moe_fair_t *q, item_t *item, int first)
-{
-    uint8_t  id[MOE_FAIR_KEY];
-
-    memset(id, 0, sizeof(id));
-    id[31] = (uint8_t) item->key;       /* all in one bucket */
-
-    assert_int_equal(moe_fair_push(q, id, &item->node, first), 0);
-}
-
-
-static item_t *
-take(moe_fair_t *q)
-{
-    moe_fair_node_t  *node;
-
-    node = moe_fair_first(q);
-
-    if (node == NULL) {
-        return NULL;
-    }
-
-    moe_fair_turn(q);
-    moe_fair_remove(q, node);
-
-    return (item_t *) (void *) node;
-}
-
-
-static void
-test_fair_turns(void **unused)
-{
-    int         i;
-    item_t      many[100], few[3], *item;
-    moe_fair_t  q;
-
-    memset(&q, 0, sizeof(q));
-    memset(many, 0, sizeof(many));
-    memset(few, 0, sizeof(few));
-
-    for (i = 0; i < 100; i++) {
-        many[i].key = 1;
-        many[i].order = i;
-        push(&q, &many[i], 0);
-    }
-
-    for (i = 0; i < 3; i++) {
-        few[i].key = 2 + i / 2;
-        few[i].order = i;
-        push(&q, &few[i], 0);
-    }
-
-    assert_int_equal(q.n, 103);
-
-    assert_ptr_equal(take(&q), &many[0]);
-    assert_ptr_equal(take(&q), &few[0]);
-    assert_ptr_equal(take(&q), &few[2]);
-    assert_ptr_equal(take(&q), &many[1]);
-
-    /* one that comes back is the first of its key again */
-    push(&q, &many[1], 1);
-
-    assert_ptr_equal(take(&q), &few[1]);
-
-    for (i = 1; i < 100; i++) {
-        item = take(&q);
-        assert_ptr_equal(item, &many[i]);
-    }
-
-    assert_null(take(&q));
-    assert_int_equal(q.n, 0);
-}
-
-
-static void
-test_fair_random(void **unused)
-{
-    int         i, k, round, last[8], in[400];
-    item_t      items[400], *item;
-    moe_fair_t  q;
-
-    memset(&q, 0, sizeof(q));
-    srand(3);
-
-    for (round = 0; round < 200; round++) {
-
-        memset(items, 0, sizeof(items));
-        memset(last, -1, sizeof(last));
-
-        for (i = 0; i < 400; i++) {
-            items[i].key = rand() % 8;
-            items[i].order = i;
-            push(&q, &items[i], 0);
-            in[i] = 1;
-        }
-
-        for (i = 0; i < 100; i++) {
-            k = rand() % 400;
-            moe_fair_remove(&q, &items[k].node);
-            in[k] = 0;
-        }
-
-        while ((item = take(&q)) != NULL) {
-            assert_true(in[item->order]);
-            assert_true(item->order > last[item->key]);
-            in[item->order] = 0;
-            last[item->key] = item->order;
-        }
-
-        for (i = 0; i < 400; i++) {
-            assert_false(in[i]);
-        }
-    }
-}
-
-
 int
 main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_stops_random),
-        cmocka_unit_test(test_fair_turns),
-        cmocka_unit_test(test_fair_random),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

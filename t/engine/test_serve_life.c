@@ -210,6 +210,112 @@ test_queue(void **unused)
 }
 
 
+static int
+submit_as(worker_t *v, moe_job_t *job, int key, int32_t priority)
+{
+    memset(job->key, key, sizeof(job->key));
+    job->priority = priority;
+
+    return worker_submit(v, job);
+}
+
+
+static void
+refused(worker_t *v, int slot, uint32_t status, const char *code)
+{
+    worker_wait(v, slot);
+    assert_sound(&v->jobs[slot], status);
+    assert_string_equal(v->jobs[slot].code, code);
+    assert_true(v->jobs[slot].end.retry_after >= 1);
+    assert_int_equal(v->jobs[slot].end.prompt_tokens, 0);
+    worker_forget(v, slot);
+}
+
+
+/* a full queue: who has how many places, and whom they are taken from */
+
+static void
+test_shares(void **unused)
+{
+    int          i, block, hog[4], other, high, low;
+    char         path[64];
+    pid_t        pid;
+    worker_t    *v;
+    moe_job_t    job;
+    moe_stats_t  s;
+
+    const char *const  args[] = { "--max-running", "1", "--queue", "4",
+                                  NULL };
+
+    socket_name(path, sizeof(path), "shares");
+    v = &spare;
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+
+    job_text(&job, PROMPT);
+    job.flags = MOE_JOB_IGNORE_EOS;
+    job.max_tokens = MOE_UNLIMITED;
+    job.credit = 1;                 /* it will never end by itself */
+    block = submit_as(v, &job, 9, 0);
+
+    while (!v->jobs[block].started) {
+        worker_pump(v, 100);
+    }
+
+    /* one key may have the whole queue */
+
+    job_text(&job, PROMPT);
+    job.max_tokens = 3;
+
+    for (i = 0; i < 4; i++) {
+        hog[i] = submit_as(v, &job, 1, 0);
+    }
+
+    refused(v, submit_as(v, &job, 1, 0), 503, "queue_full");
+    refused(v, submit_as(v, &job, 1, -5), 503, "queue_full");
+
+    /* but gives way to another */
+
+    other = submit_as(v, &job, 2, 0);
+    worker_wait(v, hog[3]);
+    assert_int_equal(v->jobs[hog[3]].end.status, 429);
+    assert_string_equal(v->jobs[hog[3]].code, "rate_limit_exceeded");
+    refused(v, submit_as(v, &job, 1, 0), 429, "rate_limit_exceeded");
+
+    /* a higher class takes a place, and runs beside what is running */
+
+    high = submit_as(v, &job, 3, 10);
+    worker_wait(v, high);
+    assert_sound(&v->jobs[high], 200);
+    worker_wait(v, hog[2]);
+    assert_int_equal(v->jobs[hog[2]].end.status, 503);
+    assert_string_equal(v->jobs[hog[2]].code, "queue_full");
+    assert_int_equal(v->jobs[block].end.status, 0);
+
+    test_sleep(150);
+    worker_stats(v, &s);
+    assert_int_equal(s.waiting, 3);
+    assert_int_equal(s.displaced, 2);
+    assert_int_equal(s.refused, 3);
+    assert_int_equal(s.refused_share, 1);
+    assert_int_equal(s.refused_full, 2);
+
+    /* a lower one is the last that is begun */
+
+    low = submit_as(v, &job, 4, -10);
+    worker_cancel(v, block);
+    worker_wait(v, low);
+    assert_sound(&v->jobs[low], 200);
+    assert_int_equal(v->jobs[hog[0]].end.status, 200);
+    assert_int_equal(v->jobs[hog[1]].end.status, 200);
+    assert_int_equal(v->jobs[other].end.status, 200);
+
+    worker_close(v);
+    assert_int_equal(engine_stop(pid), 0);
+}
+
+
 static void
 same_answer(const reply_t *a, const reply_t *b)
 {
@@ -574,6 +680,7 @@ main(void)
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_idle),
         cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_shares),
         cmocka_unit_test(test_ranks),
         cmocka_unit_test(test_stuck),
         cmocka_unit_test(test_hopeless),
