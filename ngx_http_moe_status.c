@@ -159,6 +159,12 @@ static ngx_http_moe_metric_t  ngx_http_moe_engine_metrics[] = {
     { "completion_tokens", "Tokens that were sampled",
       offsetof(moe_stats_t, completion_tokens), 0 },
 
+    { "draft_tokens", "Tokens that were drafted and computed",
+      offsetof(moe_stats_t, draft_tokens), 0 },
+
+    { "draft_accepted", "Drafted tokens that were sampled then",
+      offsetof(moe_stats_t, draft_accepted), 0 },
+
     { "steps", "Forward passes", offsetof(moe_stats_t, steps), 0 },
 
     { "kv_pages", "Pages of the KV cache",

@@ -4,6 +4,7 @@
 #include <sys/queue.h>
 #include <time.h>
 
+#include "draft.h"
 #include "gen.h"
 #include "model/config.h"
 #include "model/sampler.h"
@@ -52,6 +53,14 @@ struct moe_gen_s {
     void                        *ctx;
     LIST_HEAD(, moe_gen_job_s)   jobs;
     moe_stats_t                  stats;
+
+    moe_draft_e                  draft;
+    moe_draft_policy_t           policy;
+    float                       *draft_logits;   /* NULL: no drafts */
+    uint32_t                    *draft_rows;     /* [step_tokens] */
+    uint32_t                    *draft_next;
+    uint8_t                     *lives;          /* [max_running] */
+
     moe_logprobs_t               logprobs;
     uint8_t                      lp[MOE_EVENT_MAX];
 };
@@ -67,11 +76,17 @@ static void moe_gen_job_free(moe_gen_job_t *j);
 static moe_finish_e moe_gen_finished(moe_gen_t *g, moe_gen_job_t *j,
     uint32_t id);
 static void moe_gen_started(moe_gen_t *g, moe_gen_job_t *j);
-static void moe_gen_entry(moe_gen_t *g, const moe_step_entry_t *e);
+static int moe_gen_entry(moe_gen_t *g, const moe_step_entry_t *e);
 static void moe_gen_echo(moe_gen_t *g, moe_gen_job_t *j,
     const moe_step_entry_t *e);
-static void moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
+static int moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
     uint32_t pos);
+static int moe_gen_draft_memory(moe_gen_t *g, const moe_sched_options_t *so);
+static int moe_gen_drafts(moe_gen_t *g, const moe_step_t *step,
+    uint64_t began, uint64_t sampled, moe_err_t *err);
+static int moe_gen_draft_fits(moe_gen_t *g, const moe_gen_job_t *j);
+static void moe_gen_draft(moe_gen_t *g, moe_gen_job_t *j,
+    const float *logits);
 static void moe_gen_token_event(moe_gen_t *g, moe_gen_job_t *j,
     const float *logits, uint32_t id, moe_finish_e finish);
 static void moe_gen_last_event(moe_gen_t *g, moe_gen_job_t *j,
@@ -122,7 +137,7 @@ moe_gen_create(moe_model_t *m, const moe_gen_options_t *o,
     so.max_running = o->max_running ? o->max_running : MOE_GEN_RUNNING;
     so.step_tokens = o->step_tokens ? o->step_tokens : MOE_GEN_ROWS;
     so.prefill_chunk = o->prefill_chunk ? o->prefill_chunk : MOE_GEN_CHUNK;
-    so.max_out = so.max_running + MOE_GEN_OUT;
+    so.max_out = so.max_running + MOE_DRAFT_BATCH + MOE_GEN_OUT;
 
     if (o->max_context && o->max_context < so.max_len) {
         so.max_len = o->max_context;
@@ -155,7 +170,11 @@ moe_gen_create(moe_model_t *m, const moe_gen_options_t *o,
     g->sampler = moe_sampler_new(g->vocab);
     g->logits = malloc((size_t) so.max_out * g->vocab * sizeof(float));
 
-    if (g->sampler == NULL || g->logits == NULL) {
+    g->draft = moe_model_has_mtp(m) ? o->draft : MOE_DRAFT_OFF;
+
+    if (g->sampler == NULL || g->logits == NULL
+        || moe_gen_draft_memory(g, &so) != 0)
+    {
         moe_gen_destroy(g);
         moe_err(err, "no memory for %u rows of %u logits", so.max_out,
                 moe_model_vocab_size(m));
@@ -183,7 +202,30 @@ moe_gen_destroy(moe_gen_t *g)
     moe_sched_destroy(g->sched);
     moe_sampler_free(g->sampler);
     free(g->logits);
+    free(g->draft_logits);
+    free(g->draft_rows);
+    free(g->draft_next);
+    free(g->lives);
     free(g);
+}
+
+
+static int
+moe_gen_draft_memory(moe_gen_t *g, const moe_sched_options_t *so)
+{
+    g->lives = malloc(so->max_running);
+
+    if (g->draft == MOE_DRAFT_OFF) {
+        return g->lives != NULL ? 0 : -1;
+    }
+
+    g->draft_logits = malloc((size_t) MOE_DRAFT_BATCH * g->vocab
+                             * sizeof(float));
+    g->draft_rows = malloc((size_t) so->step_tokens * sizeof(uint32_t));
+    g->draft_next = malloc((size_t) so->step_tokens * sizeof(uint32_t));
+
+    return g->lives != NULL && g->draft_logits != NULL
+           && g->draft_rows != NULL && g->draft_next != NULL ? 0 : -1;
 }
 
 
@@ -430,8 +472,11 @@ int
 moe_gen_step(moe_gen_t *g, moe_err_t *err)
 {
     uint32_t           i;
+    uint64_t           began, sampled;
     const moe_step_t  *step;
 
+    began = moe_gen_now();
+    sampled = g->stats.completion_tokens;
     step = moe_sched_form(g->sched);
 
     if (step == NULL) {
@@ -450,7 +495,14 @@ moe_gen_step(moe_gen_t *g, moe_err_t *err)
     g->stats.steps++;
 
     for (i = 0; i < step->n; i++) {
-        moe_gen_entry(g, &step->entries[i]);
+        g->stats.draft_tokens += step->entries[i].ndrafts;
+        g->lives[i] = (uint8_t) moe_gen_entry(g, &step->entries[i]);
+    }
+
+    if (g->draft != MOE_DRAFT_OFF
+        && moe_gen_drafts(g, step, began, sampled, err) != 0)
+    {
+        return -1;
     }
 
     return 1;
@@ -480,6 +532,8 @@ moe_gen_stats(const moe_gen_t *g, moe_stats_t *stats)
     stats->prompt_tokens = g->stats.prompt_tokens;
     stats->cached_tokens = g->stats.cached_tokens;
     stats->completion_tokens = g->stats.completion_tokens;
+    stats->draft_tokens = g->stats.draft_tokens;
+    stats->draft_accepted = g->stats.draft_accepted;
     stats->steps = g->stats.steps;
     stats->queue = g->stats.queue;
     stats->ttft = g->stats.ttft;
@@ -541,9 +595,13 @@ moe_gen_started(moe_gen_t *g, moe_gen_job_t *j)
 }
 
 
-static void
+/* whether the job goes on */
+static int
 moe_gen_entry(moe_gen_t *g, const moe_step_entry_t *e)
 {
+    int             rc;
+    uint32_t        pos;
+    const float    *logits;
     moe_gen_job_t  *j;
 
     j = e->data;
@@ -553,17 +611,26 @@ moe_gen_entry(moe_gen_t *g, const moe_step_entry_t *e)
     }
 
     if (!e->last) {
-        return;
+        return 1;
     }
 
     if (j->max_tokens == 0) {
         moe_gen_last_event(g, j, MOE_FINISH_LENGTH);
-        return;
+        return 0;
     }
 
-    moe_gen_token(g, j,
-                  g->logits + (size_t) (e->out + e->nout - 1) * g->vocab,
-                  e->pos + e->nrows);
+    logits = g->logits
+             + (size_t) (e->out + e->nout - e->ndrafts - 1) * g->vocab;
+    pos = e->pos + e->nrows - e->ndrafts;
+
+    /* a draft that is right has logits too */
+    while ((rc = moe_gen_token(g, j, logits, pos)) > 0) {
+        g->stats.draft_accepted++;
+        logits += g->vocab;
+        pos++;
+    }
+
+    return rc == 0;
 }
 
 
@@ -620,11 +687,15 @@ moe_gen_echo(moe_gen_t *g, moe_gen_job_t *j, const moe_step_entry_t *e)
 }
 
 
-/* samples the id at position pos */
-static void
+/*
+ * Samples the id at position pos: 1 where it was drafted, so that the next
+ * row's logits are its, 0 where it is to be computed, -1 at the job's end.
+ */
+static int
 moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
     uint32_t pos)
 {
+    int              rc;
     uint32_t         id;
     uint64_t         now;
     moe_finish_e     finish;
@@ -642,12 +713,14 @@ moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
         != 0)
     {
         moe_gen_end(g, j, 500, "no token can be drawn");
-        return;
+        return -1;
     }
 
-    if (moe_sched_append(g->sched, j->seq, id) != 0) {
+    rc = moe_sched_append(g->sched, j->seq, id);
+
+    if (rc == -1) {
         moe_gen_end(g, j, 503, "the engine has no memory for this");
-        return;
+        return -1;
     }
 
     j->ngen++;
@@ -665,10 +738,133 @@ moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
 
     if (finish != MOE_FINISH_NONE) {
         moe_gen_end(g, j, 200, "");
-        return;
+        return -1;
     }
 
     moe_gen_credit_check(g, j);
+
+    return rc;
+}
+
+
+/*
+ * After a step: the MTP layer sees all rows whose next ids are known now, and
+ * gives drafts to sequences that decode.
+ */
+static int
+moe_gen_drafts(moe_gen_t *g, const moe_step_t *step, uint64_t began,
+    uint64_t sampled, moe_err_t *err)
+{
+    int                      wanted, prefill;
+    uint32_t                 i, k, pos, live, wants[MOE_DRAFT_BATCH];
+    moe_draft_t              d;
+    moe_gen_job_t           *jobs[MOE_DRAFT_BATCH];
+    const uint32_t          *ids;
+    const moe_step_entry_t  *e;
+
+    memset(&d, 0, sizeof(d));
+    d.rows = g->draft_rows;
+    d.next = g->draft_next;
+    d.out = wants;
+
+    live = 0;
+    prefill = 0;
+
+    for (i = 0; i < step->n; i++) {
+        e = &step->entries[i];
+        live += g->lives[i] && e->last;
+        prefill |= e->nrows - e->ndrafts > 1;
+    }
+
+    wanted = g->draft == MOE_DRAFT_ALWAYS
+             || moe_draft_wanted(&g->policy, live);
+
+    for (i = 0; i < step->n; i++) {
+
+        if (!g->lives[i]) {
+            continue;
+        }
+
+        e = &step->entries[i];
+        ids = moe_seq_ids(e->seq);
+
+        /* but for drafts that were wrong */
+        for (k = 0, pos = e->pos; pos < moe_seq_computed(e->seq)
+             && k < e->nrows; k++, pos++)
+        {
+            g->draft_rows[d.n] = e->row + k;
+            g->draft_next[d.n++] = ids[pos + 1];
+        }
+
+        if (wanted && e->last && d.nout < MOE_DRAFT_BATCH
+            && moe_gen_draft_fits(g, e->data))
+        {
+            jobs[d.nout] = e->data;
+            wants[d.nout++] = d.n - 1;
+        }
+    }
+
+    if (moe_model_draft(g->model, &step->batch, &d, g->draft_logits, err)
+        != 0)
+    {
+        return -1;
+    }
+
+    for (i = 0; i < d.nout; i++) {
+        moe_gen_draft(g, jobs[i], g->draft_logits + (size_t) i * g->vocab);
+    }
+
+    if (!prefill) {
+        moe_draft_seen(&g->policy, live, moe_gen_now() - began,
+                       (uint32_t) (g->stats.completion_tokens - sampled));
+    }
+
+    return 0;
+}
+
+
+/* whether there would be a use for the logits of a draft */
+static int
+moe_gen_draft_fits(moe_gen_t *g, const moe_gen_job_t *j)
+{
+    return j->max_tokens - j->ngen > 1
+           && j->credit >= 2 * MOE_TOKEN_CREDIT
+           && moe_seq_len(j->seq) + 1 < moe_gen_context(g);
+}
+
+
+/*
+ * The draft is drawn as the id itself will be, with the same random number:
+ * where both distributions are alike, so are the two ids.
+ */
+static void
+moe_gen_draft(moe_gen_t *g, moe_gen_job_t *j, const float *logits)
+{
+    uint32_t         i, id, len;
+    moe_history_t    h;
+    const uint32_t  *ids;
+
+    ids = moe_seq_ids(j->seq);
+    len = moe_seq_len(j->seq);
+
+    h.prompt = ids;
+    h.n_prompt = j->nprompt;
+    h.generated = ids + j->nprompt;
+    h.n_generated = j->ngen;
+
+    if (moe_sample(g->sampler, logits, &j->sampling, &h, len, j->choice, &id)
+        != 0)
+    {
+        return;
+    }
+
+    for (i = 0; i < j->sampling.n_stop_ids; i++) {
+        if (j->sampling.stop_ids[i] == id) {
+            return;
+        }
+    }
+
+    moe_sched_draft(g->sched, j->seq, &id, 1);
 }
 
 

@@ -34,12 +34,25 @@ typedef struct {
 } moe_gen_sink_t;
 
 
+/*
+ * Whether ids are drafted by the model's MTP layer, which changes no
+ * answer.  AUTO: where steps with drafts were seen to give more ids in less
+ * time, see draft.h.
+ */
+typedef enum {
+    MOE_DRAFT_AUTO = 0,
+    MOE_DRAFT_OFF,
+    MOE_DRAFT_ALWAYS               /* whatever it costs, for tests */
+} moe_draft_e;
+
+
 /* zero is a good default; pages are what the model has */
 typedef struct {
     uint32_t    max_context;       /* tokens; 0: the model's */
     uint32_t    max_running;       /* 0: 64 */
     uint32_t    step_tokens;       /* 0: 512; at most the model's max_rows */
     uint32_t    prefill_chunk;     /* 0: 256 */
+    moe_draft_e draft;             /* for a model opened with mtp */
 } moe_gen_options_t;
 
 
@@ -70,7 +83,8 @@ void moe_gen_credit(moe_gen_t *g, moe_gen_job_t *j, uint32_t bytes);
 
 /*
  * One step of all that can run.  1, 0 when there was nothing to compute, or
- * -1 and a line in err when the model failed: the state is as before.
+ * -1 and a line in err when the model failed: the state is as before, or
+ * where it was the MTP layer, as after the step.
  */
 int moe_gen_step(moe_gen_t *g, moe_err_t *err);
 

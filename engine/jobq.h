@@ -57,7 +57,7 @@
 #include <stdint.h>
 
 
-#define MOE_JOBQ_VERSION     2
+#define MOE_JOBQ_VERSION     3
 #define MOE_HALF_MAGIC       0x716a6f6d         /* "mojq" */
 #define MOE_HELLO_MAGIC      0x686a6f6d         /* "mojh" */
 
@@ -198,6 +198,8 @@ typedef struct {
     uint64_t           prompt_tokens;
     uint64_t           cached_tokens;
     uint64_t           completion_tokens;
+    uint64_t           draft_tokens;        /* computed ahead on a guess */
+    uint64_t           draft_accepted;      /* of them, those that were right */
     uint64_t           steps;
     uint64_t           kv_pages;            /* total, now */
     uint64_t           kv_pages_used;       /* by running jobs, now */

@@ -172,6 +172,7 @@ moe_rank_open(moe_rank_t *r, moe_err_t *err)
     go.max_running = r->o->max_running;
     go.step_tokens = r->o->step_tokens;
     go.prefill_chunk = r->o->prefill_chunk;
+    go.draft = r->o->draft;
 
     r->gen = moe_gen_create(r->model, &go, &moe_rank_sink, r, err);
 
@@ -188,6 +189,7 @@ moe_rank_model_options(moe_rank_t *r, moe_model_options_t *mo)
     mo->kv_format = r->o->kv_format;
     mo->kernels = r->o->kernels;
     mo->row_format = r->o->row_format;
+    mo->mtp = r->o->draft != MOE_DRAFT_OFF;
 
     if (r->o->shm) {
         mo->exchange = moe_rank_exchange;

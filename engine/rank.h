@@ -57,6 +57,7 @@
 #include <stdint.h>
 
 #include "ep/shm.h"
+#include "gen.h"
 #include "model/model.h"
 
 
@@ -74,6 +75,7 @@ typedef struct {
     uint32_t          prefill_chunk;  /* rows of one prompt in a step; 0:
                                        * 256 */
     size_t            lane_size;      /* of the ring of events; 0: 8 MiB */
+    moe_draft_e       draft;          /* by the model's MTP layer, if any */
     moe_kv_format_e   kv_format;
     const char       *kernels;        /* moe_model_options_t's */
     moe_row_format_e  row_format;

@@ -26,7 +26,8 @@ enum {
     MOE_RUN_OPT_SEED,
     MOE_RUN_OPT_CHAT,
     MOE_RUN_OPT_THREADS,
-    MOE_RUN_OPT_KERNELS
+    MOE_RUN_OPT_KERNELS,
+    MOE_RUN_OPT_NO_DRAFTS
 };
 
 
@@ -39,6 +40,7 @@ typedef struct {
     uint32_t           tokens;
     uint32_t           threads;
     unsigned           chat:1;
+    unsigned           no_drafts:1;
     unsigned           has_seed:1;
     unsigned           has_temperature:1;
 } moe_run_options_t;
@@ -70,7 +72,6 @@ static int moe_run_open(moe_run_t *r, moe_err_t *err);
 static int moe_run_progress(void *ctx, const char *what, uint32_t percent);
 static int moe_run_prompt(moe_run_t *r, moe_err_t *err);
 static int moe_run_input(moe_run_t *r, moe_err_t *err);
-static int moe_run_chat(moe_run_t *r, moe_err_t *err);
 static int moe_run_answer(moe_run_t *r, moe_err_t *err);
 static void moe_run_job(moe_run_t *r, moe_job_t *job);
 static void moe_run_summary(const moe_run_t *r);
@@ -100,6 +101,8 @@ static const char  moe_run_help[] =
     "                       is printed); the same seed gives the same answer\n"
     "  --threads N          computing threads (default: all cores)\n"
     "  --kernels NAME       plain, avx2 or avx512 (default: the fastest)\n"
+    "  --no-drafts          one token a step, also where the model has an MTP\n"
+    "                       layer; the answer is the same\n"
     "\n"
     "Example\n"
     "  moe-engine run -m models/demo --chat -p \"Tell me a story.\"\n";
@@ -114,6 +117,7 @@ static const struct option  moe_run_long[] = {
     { "chat", no_argument, NULL, MOE_RUN_OPT_CHAT },
     { "threads", required_argument, NULL, MOE_RUN_OPT_THREADS },
     { "kernels", required_argument, NULL, MOE_RUN_OPT_KERNELS },
+    { "no-drafts", no_argument, NULL, MOE_RUN_OPT_NO_DRAFTS },
     { "help", no_argument, NULL, 'h' },
     { NULL, 0, NULL, 0 }
 };
@@ -224,6 +228,10 @@ moe_run_parse(moe_run_options_t *o, int argc, char **argv)
             o->kernels = optarg;
             break;
 
+        case MOE_RUN_OPT_NO_DRAFTS:
+            o->no_drafts = 1;
+            break;
+
         case 'h':
             fputs(moe_run_help, stdout);
             return 1;
@@ -278,6 +286,7 @@ moe_run_open(moe_run_t *r, moe_err_t *err)
     memset(&mo, 0, sizeof(mo));
     mo.threads = r->o.threads;
     mo.kernels = r->o.kernels;
+    mo.mtp = !r->o.no_drafts;
 
     r->model = moe_model_open(r->o.dir, &mo, moe_run_progress, NULL, err);
 
@@ -308,7 +317,7 @@ moe_run_prompt(moe_run_t *r, moe_err_t *err)
     }
 
     if (r->o.chat) {
-        rc = moe_run_chat(r, err);
+        rc = moe_text_ask(&r->text, r->o.prompt, &r->ids, err);
 
     } else {
         rc = moe_tokenizer_encode(r->text.tokenizer, r->o.prompt,
@@ -359,52 +368,6 @@ moe_run_input(moe_run_t *r, moe_err_t *err)
     r->o.prompt = r->input;
 
     return 0;
-}
-
-
-static int
-moe_run_chat(moe_run_t *r, moe_err_t *err)
-{
-    int                  rc;
-    json_t              *vars, *messages, *content;
-    moe_rendered_t       out;
-    moe_template_env_t   env;
-
-    if (r->text.template == NULL) {
-        return moe_err(err, "%s: the model has no chat template", r->o.dir);
-    }
-
-    content = json_string(r->o.prompt);
-    messages = json_pack("[{s:s, s:o}]", "role", "user", "content", content);
-    vars = json_copy(r->text.tokens);
-
-    if (content == NULL || messages == NULL || vars == NULL) {
-        json_decref(messages);
-        json_decref(vars);
-        return moe_err(err, "the prompt is not UTF-8");
-    }
-
-    json_object_set_new(vars, "messages", messages);
-    json_object_set_new(vars, "documents", json_null());
-    json_object_set_new(vars, "tools", json_null());
-    json_object_set_new(vars, "add_generation_prompt", json_true());
-
-    memset(&env, 0, sizeof(env));
-    env.now = time(NULL);
-    env.trusted = r->text.trusted;
-
-    rc = moe_template_render(r->text.template, vars, &env, &out, err);
-    json_decref(vars);
-
-    if (rc != 0) {
-        return moe_err_prefix(err, "the chat template");
-    }
-
-    rc = moe_tokenizer_encode(r->text.tokenizer, out.text, out.len, out.trust,
-                              MOE_TOK_SPECIAL, &r->ids, err);
-    moe_rendered_free(&out);
-
-    return rc;
 }
 
 

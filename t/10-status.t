@@ -12,9 +12,9 @@ our @own = qw(requests active finished cancelled failed refused retries
 our @theirs = qw(state progress started ranks ranks_up rank_restarts waiting
     running parked accepted finished cancelled failed refused refused_share
     refused_full refused_late refused_memory queue_timeouts displaced
-    prompt_tokens cached_tokens completion_tokens steps kv_pages kv_pages_used
-    kv_pages_cached lanes lanes_broken placements skew_before_thousandths
-    skew_thousandths);
+    prompt_tokens cached_tokens completion_tokens draft_tokens draft_accepted
+    steps kv_pages kv_pages_used kv_pages_cached lanes lanes_broken placements
+    skew_before_thousandths skew_thousandths);
 
 # a histogram is cumulative and its count is the last bucket's and more
 sub histogram {

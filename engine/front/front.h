@@ -331,6 +331,8 @@ struct moe_front_s {
     moe_prepare_t        prepare;
     moe_rate_t           rate;               /* at which tasks are begun */
     uint64_t             lost_steps;         /* of ranks that died */
+    uint64_t             lost_drafts;
+    uint64_t             lost_accepted;
 
     moe_stats_t          stats;
     void                *scratch;            /* MOE_EVENT_MAX bytes */

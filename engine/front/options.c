@@ -22,6 +22,7 @@ enum {
     MOE_OPT_RUNNING,
     MOE_OPT_STEP,
     MOE_OPT_CHUNK,
+    MOE_OPT_DRAFTS,
     MOE_OPT_KV,
     MOE_OPT_KV_FORMAT,
     MOE_OPT_KERNELS,
@@ -51,6 +52,7 @@ static const struct option  moe_serve_long[] = {
     { "max-running", required_argument, NULL, MOE_OPT_RUNNING },
     { "step-tokens", required_argument, NULL, MOE_OPT_STEP },
     { "prefill-chunk", required_argument, NULL, MOE_OPT_CHUNK },
+    { "drafts", required_argument, NULL, MOE_OPT_DRAFTS },
     { "kv-memory", required_argument, NULL, MOE_OPT_KV },
     { "kv-format", required_argument, NULL, MOE_OPT_KV_FORMAT },
     { "kernels", required_argument, NULL, MOE_OPT_KERNELS },
@@ -109,6 +111,9 @@ static const char  moe_serve_help[] =
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
     "  --step-tokens N        rows in a step (default: 512)\n"
     "  --prefill-chunk N      rows of one prompt in a step (default: 256)\n"
+    "  --drafts WHEN          tokens drafted ahead by the model's MTP layer,\n"
+    "                         if it has one: auto (where it is faster, the\n"
+    "                         default), off or always; no answer changes\n"
     "  --kv-memory SIZE       for the KV cache of one rank, as in 800m or\n"
     "                         16g (default: from the machine's memory)\n"
     "  --kv-format FORMAT     f32 or bf16 (default: f32)\n"
@@ -249,6 +254,7 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     const char *value, moe_err_t *err)
 {
     static const char *const  formats[] = { "f32", "bf16", NULL };
+    static const char *const  drafts[] = { "auto", "off", "always", NULL };
     static const char *const  wheres[] = { "each", "spread", NULL };
     static const char *const  kernels[] = { "plain", "avx2", "avx512", NULL };
     static const char *const  levels[] = { "error", "warn", "notice", "info",
@@ -305,6 +311,11 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     case MOE_OPT_CHUNK:
         return moe_option_number(name, value, 1, 65536,
                                  &o->rank.prefill_chunk, err);
+
+    case MOE_OPT_DRAFTS:
+        rc = moe_option_choice(name, value, drafts, &i, err);
+        o->rank.draft = (moe_draft_e) i;
+        break;
 
     case MOE_OPT_KV:
         return moe_option_size(name, value, &o->rank.kv_bytes, err);

@@ -291,6 +291,8 @@ moe_proc_died(moe_proc_t *p, const char *why)
 
     f->stats.rank_restarts++;
     f->lost_steps += p->stats.steps;
+    f->lost_drafts += p->stats.draft_tokens;
+    f->lost_accepted += p->stats.draft_accepted;
     memset(&p->stats, 0, sizeof(moe_stats_t));
     f->dirty = 1;
 

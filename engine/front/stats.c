@@ -20,6 +20,8 @@ moe_front_sum(moe_front_t *f)
     s->ranks_up = 0;
     s->running = 0;
     s->steps = f->lost_steps;
+    s->draft_tokens = f->lost_drafts;
+    s->draft_accepted = f->lost_accepted;
     s->kv_pages = 0;
     s->kv_pages_used = 0;
     s->kv_pages_cached = 0;
@@ -32,6 +34,8 @@ moe_front_sum(moe_front_t *f)
         s->ranks_up += (p->state == MOE_PROC_READY);
         s->running += p->running;
         s->steps += r->steps;
+        s->draft_tokens += r->draft_tokens;
+        s->draft_accepted += r->draft_accepted;
         s->kv_pages += r->kv_pages;
         s->kv_pages_used += r->kv_pages_used;
         s->kv_pages_cached += r->kv_pages_cached;

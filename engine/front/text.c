@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <openssl/evp.h>
@@ -535,4 +536,51 @@ moe_text_name(const moe_text_t *t, const moe_str_t *name)
     }
 
     return -1;
+}
+
+
+int
+moe_text_ask(const moe_text_t *t, const char *message, moe_ids_t *ids,
+    moe_err_t *err)
+{
+    int                  rc;
+    json_t              *vars, *messages, *content;
+    moe_rendered_t       out;
+    moe_template_env_t   env;
+
+    if (t->template == NULL) {
+        return moe_err(err, "the model has no chat template");
+    }
+
+    content = json_string(message);
+    messages = json_pack("[{s:s, s:o}]", "role", "user", "content", content);
+    vars = json_copy(t->tokens);
+
+    if (content == NULL || messages == NULL || vars == NULL) {
+        json_decref(messages);
+        json_decref(vars);
+        return moe_err(err, "the prompt is not UTF-8");
+    }
+
+    json_object_set_new(vars, "messages", messages);
+    json_object_set_new(vars, "documents", json_null());
+    json_object_set_new(vars, "tools", json_null());
+    json_object_set_new(vars, "add_generation_prompt", json_true());
+
+    memset(&env, 0, sizeof(env));
+    env.now = time(NULL);
+    env.trusted = t->trusted;
+
+    rc = moe_template_render(t->template, vars, &env, &out, err);
+    json_decref(vars);
+
+    if (rc != 0) {
+        return moe_err_prefix(err, "the chat template");
+    }
+
+    rc = moe_tokenizer_encode(t->tokenizer, out.text, out.len, out.trust,
+                              MOE_TOK_SPECIAL, ids, err);
+    moe_rendered_free(&out);
+
+    return rc;
 }

@@ -57,6 +57,10 @@ void moe_text_free(moe_text_t *t);
 void moe_text_fingerprint(const moe_text_t *t, const uint8_t model[32],
     uint8_t out[32]);
 
+/* A user's message through the chat template, added to ids. */
+int moe_text_ask(const moe_text_t *t, const char *message, moe_ids_t *ids,
+    moe_err_t *err);
+
 /* Which of the names it is, the first for an empty one, or -1. */
 int moe_text_name(const moe_text_t *t, const moe_str_t *name);
 

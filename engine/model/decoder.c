@@ -9,21 +9,34 @@
 #include "model/rope.h"
 
 
-static void place_rows(moe_model_t *m, const moe_batch_t *b);
 static void add_span(moe_model_t *m, uint32_t row, const uint32_t *table,
     int joins);
-static void head(moe_model_t *m, float *logits);
+static void head(moe_model_t *m, const moe_batch_t *b, float *logits);
 
 
 static void
-norm(moe_model_t *m, const float *w)
+norm_into(moe_model_t *m, const float *w, float *to)
 {
     size_t  hidden;
 
     hidden = (size_t) m->cfg.hidden;
 
     m->kernels->rmsnorm(&m->kctx, m->mem.x, hidden, 1, (uint32_t) hidden, w,
-                        (float) m->cfg.rms_eps, m->nrows, m->mem.xn, hidden);
+                        (float) m->cfg.rms_eps, m->nrows, to, hidden);
+}
+
+
+static void
+norm(moe_model_t *m, const float *w)
+{
+    norm_into(m, w, m->mem.xn);
+}
+
+
+uint32_t
+moe_decoder_layers(const moe_model_t *m)
+{
+    return (uint32_t) m->cfg.n_layers + (m->mtp.eh_proj.data != NULL);
 }
 
 
@@ -52,7 +65,8 @@ moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
 
     mem = &m->mem;
 
-    place_rows(m, b);
+    moe_decoder_place(m, b);
+    m->nhidden = 0;
 
     if (m->exchange != NULL
         && m->exchange->ops->begin(m->exchange, b->nrows,
@@ -77,15 +91,14 @@ moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
         }
     }
 
-    head(m, logits);
+    head(m, b, logits);
 
     return 0;
 }
 
 
-/* where each row's keys go, its angles, and the runs of rows of a sequence */
-static void
-place_rows(moe_model_t *m, const moe_batch_t *b)
+void
+moe_decoder_place(moe_model_t *m, const moe_batch_t *b)
 {
     uint32_t         i, page;
     moe_step_mem_t  *mem;
@@ -165,11 +178,27 @@ moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b)
 
 
 static void
-head(moe_model_t *m, float *logits)
+head(moe_model_t *m, const moe_batch_t *b, float *logits)
 {
+    size_t        hidden;
+    uint32_t      i;
     moe_matmul_t  part;
 
-    norm(m, m->norm);
+    if (m->mtp.eh_proj.data == NULL) {
+        norm(m, m->norm);
+
+    } else {
+        norm_into(m, m->norm, m->mem.h);
+        hidden = (size_t) m->cfg.hidden;
+
+        for (i = 0; i < b->nout; i++) {
+            memcpy(m->mem.xn + i * hidden, m->mem.h + b->out[i] * hidden,
+                   hidden * sizeof(float));
+        }
+
+        m->nhidden = m->nrows;
+        m->nrows = b->nout;
+    }
 
     part = moe_part(&m->head, m->mem.xn, 0, m->nrows, logits, 0);
     m->kernels->matmul(&m->kctx, &part, 1);

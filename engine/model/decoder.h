@@ -61,6 +61,11 @@ typedef struct {
     float         *x;               /* [hidden] the residual stream */
     float         *xn;              /* [hidden] */
     float         *y;               /* [hidden] */
+    float         *h;               /* [hidden] after the last norm; with an
+                                     * MTP layer */
+    float         *eh;              /* [2 * hidden] its input */
+    uint32_t      *draft_pos;       /* [1] */
+    uint32_t      *draft_seq;       /* [1] */
 
     float         *q;               /* [n_heads * head_dim] */
     float         *q_a;             /* [q_lora_rank] */
@@ -97,6 +102,15 @@ typedef struct {
 } moe_step_mem_t;
 
 
+typedef struct {
+    const float      *enorm;
+    const float      *hnorm;
+    const float      *norm;
+    moe_matrix_t      eh_proj;      /* data NULL: it is not used */
+    moe_exchange_t   *exchange;     /* with itself; NULL: no experts */
+} moe_mtp_t;
+
+
 struct moe_model_s {
     moe_config_t          cfg;
     moe_weights_t        *weights;
@@ -110,7 +124,8 @@ struct moe_model_s {
     moe_matrix_t          embed;
     moe_matrix_t          head;
     const float          *norm;
-    moe_layer_t          *layers;
+    moe_layer_t          *layers;   /* [n_layers], and the MTP layer */
+    moe_mtp_t             mtp;
     moe_ffn_mats_t       *experts;  /* of all layers */
     float                *vectors;  /* what the pointers above point into */
     float                *freq;     /* [rope.dim / 2] */
@@ -121,14 +136,16 @@ struct moe_model_s {
     /* of the step */
     uint32_t              nrows;    /* left in it */
     uint32_t              nspans;
+    uint32_t              nhidden;  /* rows in mem.h */
     uint64_t              late;
 
     uint8_t               fingerprint[32];
 };
 
 
-/* fills in layers from weights; the model has cfg and weights */
-int moe_decoder_bind(moe_model_t *m, moe_err_t *err);
+/* fills in layers from weights, the MTP layer where mtp says so and there is
+ * one; the model has cfg and weights */
+int moe_decoder_bind(moe_model_t *m, int mtp, moe_err_t *err);
 
 /* memory of a step for max_rows; freed with munmap(base, bytes) */
 int moe_decoder_memory(moe_model_t *m, moe_err_t *err);
@@ -140,6 +157,16 @@ uint64_t moe_decoder_deadline(const moe_model_t *m);
 int moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
     moe_err_t *err);
 
+/* rows that follow on a step, checked */
+int moe_decoder_draft(moe_model_t *m, const moe_batch_t *b,
+    const moe_draft_t *d, float *logits, moe_err_t *err);
+
+/* where each row's keys go, its angles, and the runs of rows of a sequence */
+void moe_decoder_place(moe_model_t *m, const moe_batch_t *b);
+
+/* layers that there are weights and KV for, the MTP layer's too */
+uint32_t moe_decoder_layers(const moe_model_t *m);
+
 /*
  * Attention of layer l: reads mem->xn, leaves what is to be added to the
  * residual stream in mem->y.
@@ -148,7 +175,8 @@ void moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b);
 
 /*
  * Once the last layer has stored keys and values, only the rows whose logits
- * are wanted go on; they move to the front.
+ * are wanted go on; they move to the front.  With an MTP layer that is the
+ * last one.
  */
 void moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b);
 

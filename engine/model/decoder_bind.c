@@ -89,7 +89,11 @@ bind_vectors(moe_model_t *m)
     at = 0;
     m->norm = bind_vector(m, &m->weights->norm, &at);
 
-    for (i = 0; i < m->cfg.n_layers; i++) {
+    m->mtp.enorm = bind_vector(m, &m->weights->mtp.enorm, &at);
+    m->mtp.hnorm = bind_vector(m, &m->weights->mtp.hnorm, &at);
+    m->mtp.norm = bind_vector(m, &m->weights->mtp.norm, &at);
+
+    for (i = 0; i < (int) moe_decoder_layers(m); i++) {
         l = &m->layers[i];
         w = &m->weights->layers[i];
 
@@ -145,7 +149,7 @@ bind_layer(moe_model_t *m, int i, moe_err_t *err)
         return -1;
     }
 
-    if (!m->cfg.is_moe[i]) {
+    if (w->experts == NULL) {
         return bind_ffn(&w->dense, &l->ffn, err);
     }
 
@@ -168,12 +172,18 @@ bind_layer(moe_model_t *m, int i, moe_err_t *err)
 
 
 int
-moe_decoder_bind(moe_model_t *m, moe_err_t *err)
+moe_decoder_bind(moe_model_t *m, int mtp, moe_err_t *err)
 {
     int     i;
     size_t  n;
 
-    n = (size_t) m->cfg.n_layers;
+    if (mtp && bind_matrix(&m->weights->mtp.eh_proj, &m->mtp.eh_proj, err)
+               != 0)
+    {
+        return -1;
+    }
+
+    n = moe_decoder_layers(m);
 
     m->layers = calloc(n, sizeof(moe_layer_t));
     m->experts = calloc(n * (size_t) m->cfg.n_experts + 1,
@@ -196,7 +206,7 @@ moe_decoder_bind(moe_model_t *m, moe_err_t *err)
         return -1;
     }
 
-    for (i = 0; i < m->cfg.n_layers; i++) {
+    for (i = 0; i < (int) n; i++) {
         if (bind_layer(m, i, err) != 0) {
             return moe_err_prefix(err, "layer %d", i);
         }

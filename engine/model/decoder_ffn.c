@@ -239,7 +239,7 @@ experts(moe_model_t *m, uint32_t l, moe_err_t *err)
     const moe_layer_t    *layer;
     moe_expert_result_t   result;
 
-    ex = m->exchange;
+    ex = l < (uint32_t) m->cfg.n_layers ? m->exchange : m->mtp.exchange;
     layer = &m->layers[l];
 
     route(m, layer);

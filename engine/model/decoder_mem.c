@@ -74,6 +74,13 @@ lay_out(moe_model_t *m)
     mem->xn = carve(mem, &at, r, (size_t) c->hidden * f);
     mem->y = carve(mem, &at, r, (size_t) c->hidden * f);
 
+    if (m->mtp.eh_proj.data != NULL) {
+        mem->h = carve(mem, &at, r, (size_t) c->hidden * f);
+        mem->eh = carve(mem, &at, r, (size_t) c->hidden * 2 * f);
+        mem->draft_pos = carve(mem, &at, r, sizeof(uint32_t));
+        mem->draft_seq = carve(mem, &at, r, sizeof(uint32_t));
+    }
+
     mem->q = carve(mem, &at, r, heads * (size_t) c->head_dim * f);
     mem->o = carve(mem, &at, r, heads * (size_t) c->v_head_dim * f);
     mem->cos = carve(mem, &at, r, (size_t) c->rope.dim / 2 * f);

@@ -20,7 +20,8 @@ kv_bytes(const moe_kv_mem_t *kv, uint32_t pages)
 
 
 void
-moe_kv_init(moe_kv_mem_t *kv, const moe_config_t *cfg, moe_kv_format_e format)
+moe_kv_init(moe_kv_mem_t *kv, const moe_config_t *cfg, uint32_t layers,
+    moe_kv_format_e format)
 {
     uint64_t   width;
     moe_kv_t  *s;
@@ -47,7 +48,7 @@ moe_kv_init(moe_kv_mem_t *kv, const moe_config_t *cfg, moe_kv_format_e format)
 
     kv->layer_bytes = width * MOE_PAGE_SIZE
                       * (format == MOE_KV_BF16 ? 2 : 4);
-    kv->page_bytes = kv->layer_bytes * (uint64_t) cfg->n_layers;
+    kv->page_bytes = kv->layer_bytes * layers;
     s->stride = kv->page_bytes;
 }
 

@@ -25,8 +25,8 @@ typedef struct {
 } moe_kv_mem_t;
 
 
-/* no pages yet */
-void moe_kv_init(moe_kv_mem_t *kv, const moe_config_t *cfg,
+/* no pages yet; layers: that have KV, an MTP layer too */
+void moe_kv_init(moe_kv_mem_t *kv, const moe_config_t *cfg, uint32_t layers,
     moe_kv_format_e format);
 
 void moe_kv_free(moe_kv_mem_t *kv);

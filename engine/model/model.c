@@ -22,6 +22,8 @@ static int open_parts(moe_model_t *m, const char *dir,
     moe_err_t *err);
 static int open_exchange(moe_model_t *m, const moe_model_options_t *o,
     moe_err_t *err);
+static int open_mtp_exchange(moe_model_t *m, const moe_model_options_t *o,
+    moe_err_t *err);
 static int start_threads(moe_model_t *m, uint32_t threads, moe_err_t *err);
 static int check_batch(moe_model_t *m, const moe_batch_t *b, moe_err_t *err);
 
@@ -95,7 +97,7 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
     }
 
     if (report(progress, ctx, "layers", 60, err) != 0
-        || moe_decoder_bind(m, err) != 0)
+        || moe_decoder_bind(m, o->mtp, err) != 0)
     {
         return -1;
     }
@@ -106,10 +108,11 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
     }
 
     moe_rope_frequencies(&m->cfg.rope, m->freq);
-    moe_kv_init(&m->kv, &m->cfg, o->kv_format);
+    moe_kv_init(&m->kv, &m->cfg, moe_decoder_layers(m), o->kv_format);
 
     if (report(progress, ctx, "memory", 80, err) != 0
         || open_exchange(m, o, err) != 0
+        || open_mtp_exchange(m, o, err) != 0
         || moe_decoder_memory(m, err) != 0
         || start_threads(m, o->threads, err) != 0
         || moe_kv_resize(&m->kv, o->kv_pages, err) != 0
@@ -175,6 +178,23 @@ open_exchange(moe_model_t *m, const moe_model_options_t *o, moe_err_t *err)
 }
 
 
+static int
+open_mtp_exchange(moe_model_t *m, const moe_model_options_t *o,
+    moe_err_t *err)
+{
+    moe_exchange_shape_t  shape;
+
+    if (m->mtp.eh_proj.data == NULL || m->cfg.n_moe_layers == 0) {
+        return 0;
+    }
+
+    shape = exchange_shape(&m->cfg, o);
+    m->mtp.exchange = moe_exchange_local(&shape, err);
+
+    return m->mtp.exchange ? 0 : -1;
+}
+
+
 moe_exchange_t *
 moe_model_exchange(moe_model_t *m)
 {
@@ -193,6 +213,10 @@ moe_model_close(moe_model_t *m)
 
     if (m->exchange != NULL) {
         m->exchange->ops->close(m->exchange);
+    }
+
+    if (m->mtp.exchange != NULL) {
+        m->mtp.exchange->ops->close(m->mtp.exchange);
     }
 
     if (m->mem.base != NULL) {
@@ -229,6 +253,13 @@ uint32_t
 moe_model_max_position(const moe_model_t *m)
 {
     return (uint32_t) m->cfg.max_positions;
+}
+
+
+int
+moe_model_has_mtp(const moe_model_t *m)
+{
+    return m->mtp.eh_proj.data != NULL;
 }
 
 
@@ -343,6 +374,45 @@ moe_model_step(moe_model_t *m, const moe_batch_t *b, float *logits,
     fesetenv(FE_DFL_ENV);
 
     rc = moe_decoder_run(m, b, logits, err);
+
+    fesetenv(&env);
+
+    return rc;
+}
+
+
+int
+moe_model_draft(moe_model_t *m, const moe_batch_t *b, const moe_draft_t *d,
+    float *logits, moe_err_t *err)
+{
+    int       rc;
+    fenv_t    env;
+    uint32_t  i;
+
+    for (i = 0; i < d->n; i++) {
+        if (d->rows[i] >= m->nhidden || d->next[i] >= (uint32_t) m->cfg.vocab
+            || (i != 0 && d->rows[i] <= d->rows[i - 1]))
+        {
+            return moe_err(err, "model: nothing can follow row %u",
+                           d->rows[i]);
+        }
+    }
+
+    for (i = 0; i < d->nout; i++) {
+        if (d->out[i] >= d->n || (i != 0 && d->out[i] <= d->out[i - 1])) {
+            return moe_err(err, "model: drafts of row %u cannot be had",
+                           d->out[i]);
+        }
+    }
+
+    if (d->n == 0) {
+        return 0;
+    }
+
+    fegetenv(&env);
+    fesetenv(FE_DFL_ENV);
+
+    rc = moe_decoder_draft(m, b, d, logits, err);
 
     fesetenv(&env);
 

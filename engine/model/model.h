@@ -63,6 +63,8 @@ typedef struct {
                                     * fastest that this machine runs.  All
                                     * three give equal bits */
     moe_row_format_e  row_format;  /* at the experts; in the fingerprint */
+    int               mtp;         /* have the MTP layer ready, where there is
+                                    * one: for moe_model_draft() */
 
     /* experts on several ranks: all of them step together; each has all
      * weights mapped and reads those of its own experts */
@@ -173,6 +175,32 @@ typedef struct {
  */
 int moe_model_step(moe_model_t *m, const moe_batch_t *b, float *logits,
     moe_err_t *err);
+
+/*
+ * Drafts, by the MTP layer of a model opened with mtp: rows of the step last
+ * computed together with the ids that follow them give logits of the ids
+ * after those.  Every row whose next id is known should come by here once, for
+ * the layer's own K and V, in the row's page: drafts are the better for it.
+ * No answer hangs on them, and neither does the fingerprint.
+ */
+typedef struct {
+    uint32_t         n;
+    const uint32_t  *rows;    /* [n] of the batch, ascending */
+    const uint32_t  *next;    /* [n] the id at the position after each */
+
+    uint32_t         nout;
+    const uint32_t  *out;     /* [nout] which of the n are wanted, ascending */
+} moe_draft_t;
+
+/*
+ * b is that step's; of its tables only those of rows named in d are looked
+ * at.  Logits as of moe_model_step().  -1 and a line in err where d does not
+ * fit the step.
+ */
+int moe_model_draft(moe_model_t *m, const moe_batch_t *b,
+    const moe_draft_t *d, float *logits, moe_err_t *err);
+
+int moe_model_has_mtp(const moe_model_t *m);
 
 /* Which ranks did not answer in the last step, as a set; 0 if it did not fail
  * for that. */

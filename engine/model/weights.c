@@ -18,6 +18,7 @@
 typedef enum {
     D_ONE,
     D_HIDDEN,
+    D_HIDDEN_2,
     D_VOCAB,
     D_Q,                        /* all heads of q */
     D_KV,                       /* all heads of k or v */
@@ -88,11 +89,12 @@ struct walk_s {
 static moe_weights_t *weights_new(moe_st_t *st, const moe_config_t *cfg);
 static void weights_count_unused(moe_weights_t *w, const moe_config_t *cfg);
 static int walk(walk_t *k);
-static int walk_layer(walk_t *k, int layer);
+static int walk_layer(walk_t *k, int layer, int is_moe);
+static int walk_mtp(walk_t *k);
 static int walk_specs(walk_t *k, const spec_t *s, size_t n, void *into,
     unsigned flags, int expert);
 static void walk_dims(walk_t *k);
-static unsigned layer_flags(const moe_config_t *cfg, int layer);
+static unsigned layer_flags(const moe_config_t *cfg, int is_moe);
 static int spec_name(walk_t *k, const char *tmpl, int expert);
 static void spec_count(walk_t *k, const spec_t *s, int expert);
 static int spec_bind(walk_t *k, const spec_t *s, moe_tensor_t *t);
@@ -112,6 +114,7 @@ static float e4m3_to_f32(uint8_t b);
 #define TOP(member)    offsetof(moe_weights_t, member)
 #define LAYER(member)  offsetof(moe_layer_weights_t, member)
 #define FFN(member)    offsetof(moe_ffn_t, member)
+#define MTP(member)    offsetof(moe_mtp_weights_t, member)
 
 
 static const spec_t  top_specs[] = {
@@ -187,6 +190,13 @@ static const spec_t  expert_specs[] = {
       W_FP8, 2 },
 };
 
+static const spec_t  mtp_specs[] = {
+    { "enorm.weight", MTP(enorm), D_ONE, D_HIDDEN, W_ALWAYS, 1 },
+    { "hnorm.weight", MTP(hnorm), D_ONE, D_HIDDEN, W_ALWAYS, 1 },
+    { "eh_proj.weight", MTP(eh_proj), D_HIDDEN, D_HIDDEN_2, W_FP8, 2 },
+    { "shared_head.norm.weight", MTP(norm), D_ONE, D_HIDDEN, W_ALWAYS, 1 },
+};
+
 #define COUNT(specs)  (sizeof(specs) / sizeof(specs[0]))
 
 
@@ -223,7 +233,7 @@ moe_weights_bind(moe_st_t *st, const moe_config_t *cfg, moe_err_t *err)
     k.w = w;
     k.err = err;
 
-    if (walk(&k) != 0) {
+    if (walk(&k) != 0 || walk_mtp(&k) != 0) {
         moe_weights_free(w);
         return NULL;
     }
@@ -244,7 +254,7 @@ moe_weights_free(moe_weights_t *w)
         return;
     }
 
-    for (i = 0; w->layers != NULL && i < w->n_layers; i++) {
+    for (i = 0; w->layers != NULL && i <= w->n_layers; i++) {
         free(w->layers[i].experts);
     }
 
@@ -294,10 +304,11 @@ weights_new(moe_st_t *st, const moe_config_t *cfg)
     }
 
     w->n_layers = cfg->n_layers;
-    w->layers = calloc((size_t) cfg->n_layers, sizeof(moe_layer_weights_t));
+    w->layers = calloc((size_t) cfg->n_layers + 1,
+                       sizeof(moe_layer_weights_t));
 
-    for (i = 0; w->layers != NULL && i < cfg->n_layers; i++) {
-        if (!cfg->is_moe[i]) {
+    for (i = 0; w->layers != NULL && i <= cfg->n_layers; i++) {
+        if (i < cfg->n_layers ? !cfg->is_moe[i] : cfg->n_moe_layers == 0) {
             continue;
         }
 
@@ -308,7 +319,7 @@ weights_new(moe_st_t *st, const moe_config_t *cfg)
         }
     }
 
-    if (w->layers == NULL || i < cfg->n_layers) {
+    if (w->layers == NULL || i <= cfg->n_layers) {
         moe_weights_free(w);
         return NULL;
     }
@@ -376,7 +387,7 @@ walk(walk_t *k)
     }
 
     for (i = 0; i < k->cfg->n_layers; i++) {
-        if (walk_layer(k, i) != 0) {
+        if (walk_layer(k, i, k->cfg->is_moe[i]) != 0) {
             return -1;
         }
     }
@@ -385,8 +396,46 @@ walk(walk_t *k)
 }
 
 
+/*
+ * The first MTP layer, where the configuration knows of one and the files
+ * have it: many that are made of others leave it out.
+ */
 static int
-walk_layer(walk_t *k, int layer)
+walk_mtp(walk_t *k)
+{
+    int             n, layer;
+    size_t          used;
+    uint64_t        bytes;
+    moe_weights_t  *w;
+
+    w = k->w;
+    layer = k->cfg->n_layers;
+    used = w->n_used;
+    bytes = w->bytes;
+
+    n = snprintf(k->name, sizeof(k->name), "model.layers.%d.", layer);
+    k->base = (size_t) n;
+    snprintf(k->name + n, sizeof(k->name) - (size_t) n, "eh_proj.weight");
+
+    if (k->cfg->n_mtp == 0 || moe_st_find(w->st, k->name) == NULL) {
+        return 0;
+    }
+
+    if (walk_specs(k, mtp_specs, COUNT(mtp_specs), &w->mtp, W_FP8, -1) != 0
+        || walk_layer(k, layer, k->cfg->n_moe_layers > 0) != 0)
+    {
+        return -1;
+    }
+
+    w->n_used = used;
+    w->bytes = bytes;
+
+    return 0;
+}
+
+
+static int
+walk_layer(walk_t *k, int layer, int is_moe)
 {
     int                   e, n;
     unsigned              flags;
@@ -396,13 +445,13 @@ walk_layer(walk_t *k, int layer)
 
     k->base = (size_t) n;
     l = k->w != NULL ? &k->w->layers[layer] : NULL;
-    flags = layer_flags(k->cfg, layer);
+    flags = layer_flags(k->cfg, is_moe);
 
     if (walk_specs(k, layer_specs, COUNT(layer_specs), l, flags, -1) != 0) {
         return -1;
     }
 
-    for (e = 0; k->cfg->is_moe[layer] && e < k->cfg->n_experts; e++) {
+    for (e = 0; is_moe && e < k->cfg->n_experts; e++) {
         if (walk_specs(k, expert_specs, COUNT(expert_specs),
                        l != NULL ? &l->experts[e] : NULL, flags, e) != 0)
         {
@@ -461,6 +510,7 @@ walk_dims(walk_t *k)
 
     d[D_ONE] = 1;
     d[D_HIDDEN] = (uint64_t) c->hidden;
+    d[D_HIDDEN_2] = (uint64_t) c->hidden * 2;
     d[D_VOCAB] = (uint64_t) c->vocab;
     d[D_Q] = heads * (uint64_t) c->head_dim;
     d[D_KV] = (uint64_t) c->n_kv_heads * (uint64_t) c->head_dim;
@@ -478,7 +528,7 @@ walk_dims(walk_t *k)
 
 
 static unsigned
-layer_flags(const moe_config_t *cfg, int layer)
+layer_flags(const moe_config_t *cfg, int is_moe)
 {
     unsigned  f;
 
@@ -495,7 +545,7 @@ layer_flags(const moe_config_t *cfg, int layer)
     f |= cfg->qk_norm == MOE_QK_NORM_HEAD ? W_NORM_HEAD : 0;
     f |= cfg->qk_norm == MOE_QK_NORM_FULL ? W_NORM_FULL : 0;
 
-    if (!cfg->is_moe[layer]) {
+    if (!is_moe) {
         return f | W_DENSE;
     }
 

@@ -82,16 +82,29 @@ typedef struct {
 } moe_layer_weights_t;
 
 
+/* what the first MTP layer has beside a layer; its head and embedding are
+ * the model's own, of which a checkpoint has copies */
+typedef struct {
+    moe_tensor_t  enorm;            /* [hidden] of the embedding */
+    moe_tensor_t  hnorm;            /* [hidden] of the hidden state */
+    moe_tensor_t  eh_proj;          /* [hidden, 2 hidden], on both, in this
+                                     * order */
+    moe_tensor_t  norm;             /* [hidden] before the head */
+} moe_mtp_weights_t;
+
+
 typedef struct {
     moe_tensor_t          embed;    /* [vocab, hidden] */
     moe_tensor_t          norm;     /* [hidden] */
     moe_tensor_t          head;     /* [vocab, hidden]; tied: embed itself */
-    moe_layer_weights_t  *layers;   /* [n_layers] */
+    moe_layer_weights_t  *layers;   /* [n_layers + 1], the last for mtp */
+    moe_mtp_weights_t     mtp;      /* no data: the files have none */
 
-    uint64_t              bytes;    /* of all tensors above, scales too */
-    size_t                n_used;   /* tensors of the files in use */
+    uint64_t              bytes;    /* of all tensors but mtp, scales too */
+    size_t                n_used;   /* tensors of the files in use, no mtp */
     size_t                n_unused; /* neither used nor of the MTP layers */
-    size_t                n_mtp;    /* tensors of MTP layers, not loaded */
+    size_t                n_mtp;    /* tensors of MTP layers; those of the
+                                     * first are bound */
 
     int                   n_layers;
 

@@ -28,6 +28,11 @@ struct moe_seq_s {
     uint32_t                  out_from;     /* first whose logits are due */
     uint32_t                  cached;
 
+    uint32_t                  drafts[MOE_DRAFTS];
+    uint32_t                  ndrafts;
+    uint32_t                  accepted;     /* appended as they were drafted */
+    uint32_t                  tried;        /* computed and not yet judged */
+
     uint32_t                 *table;
     uint32_t                  ntable;
     uint32_t                  table_size;
@@ -71,6 +76,7 @@ static void moe_sched_yield(moe_sched_t *s);
 static void moe_sched_plan_decodes(moe_sched_t *s);
 static void moe_sched_plan_prefills(moe_sched_t *s);
 static void moe_sched_plan_waiting(moe_sched_t *s, int64_t above);
+static void moe_sched_plan_drafts(moe_sched_t *s);
 static void moe_sched_plan(moe_sched_t *s, moe_seq_t *seq, uint32_t nrows);
 static void moe_sched_unplan(moe_sched_t *s, moe_seq_t *seq);
 static uint32_t moe_sched_chunk(moe_sched_t *s, moe_seq_t *seq);
@@ -88,6 +94,8 @@ static void moe_sched_detach(moe_sched_t *s, moe_seq_t *seq);
 
 static void moe_seq_match(moe_sched_t *s, moe_seq_t *seq);
 static void moe_seq_publish(moe_sched_t *s, moe_seq_t *seq);
+static void moe_seq_forget(moe_sched_t *s, moe_seq_t *seq);
+static uint32_t moe_seq_lacks(const moe_seq_t *seq);
 static const moe_page_key_t *moe_seq_key(moe_seq_t *seq, uint32_t page);
 static void moe_seq_release(moe_sched_t *s, moe_seq_t *seq);
 static int moe_seq_before(const moe_seq_t *a, const moe_seq_t *b);
@@ -295,6 +303,7 @@ moe_sched_form(moe_sched_t *s)
     moe_sched_plan_decodes(s);
     moe_sched_plan_prefills(s);
     moe_sched_plan_waiting(s, INT64_MIN);
+    moe_sched_plan_drafts(s);
     moe_sched_lay_out(s);
 
     return s->step.n > 0 ? &s->step : NULL;
@@ -313,7 +322,8 @@ moe_sched_commit(moe_sched_t *s)
         seq = e->seq;
 
         seq->begun = 1;
-        seq->computed = e->pos + e->nrows;
+        seq->computed = e->pos + e->nrows - e->ndrafts;
+        seq->tried = e->ndrafts;
 
         if (seq->out_from < seq->computed) {
             seq->out_from = seq->computed;
@@ -346,9 +356,32 @@ moe_sched_append(moe_sched_t *s, moe_seq_t *seq, uint32_t id)
     }
 
     seq->ids[seq->len++] = id;
+
+    if (seq->tried > 0 && seq->drafts[seq->accepted] == id) {
+        seq->tried--;
+        seq->accepted++;
+        seq->computed++;
+        seq->out_from = seq->len;
+        moe_seq_publish(s, seq);
+
+        return 1;
+    }
+
     seq->out_from = seq->len - 1;
+    moe_seq_forget(s, seq);
 
     return 0;
+}
+
+
+void
+moe_sched_draft(moe_sched_t *s, moe_seq_t *seq, const uint32_t *ids,
+    uint32_t n)
+{
+    moe_seq_forget(s, seq);
+
+    memcpy(seq->drafts, ids, n * sizeof(uint32_t));
+    seq->ndrafts = n;
 }
 
 
@@ -376,6 +409,13 @@ uint32_t
 moe_seq_len(const moe_seq_t *seq)
 {
     return seq->len;
+}
+
+
+uint32_t
+moe_seq_computed(const moe_seq_t *seq)
+{
+    return seq->computed;
 }
 
 
@@ -510,6 +550,56 @@ moe_sched_plan_waiting(moe_sched_t *s, int64_t above)
 }
 
 
+/*
+ * Drafts take what is left.  A page for them is taken from nobody who runs
+ * or waits; were they right, it is the one that comes next anyway.
+ */
+static void
+moe_sched_plan_drafts(moe_sched_t *s)
+{
+    uint32_t           i, n, room, page;
+    moe_seq_t         *seq;
+    moe_step_entry_t  *e;
+
+    for (i = 0; i < s->step.n; i++) {
+        e = &s->step.entries[i];
+        seq = e->seq;
+
+        if (!e->last || seq->ndrafts == 0) {
+            continue;
+        }
+
+        n = seq->ndrafts;
+
+        room = s->o.step_tokens - s->nrows;
+        n = n < room ? n : room;
+        room = s->o.max_out - s->nout;
+        n = n < room ? n : room;
+        room = s->o.max_len - seq->len;
+        n = n < room ? n : room;
+
+        while (seq->ntable < moe_sched_pages_for(seq->len + n)) {
+
+            page = moe_seq_table_grow(seq, seq->ntable + 1) == 0
+                   ? moe_pages_alloc(s->pages) : MOE_PAGE_NONE;
+
+            if (page == MOE_PAGE_NONE) {
+                n = seq->ntable * MOE_PAGE_SIZE - seq->len;
+                break;
+            }
+
+            seq->table[seq->ntable++] = page;
+        }
+
+        e->nrows += n;
+        e->nout += n;
+        e->ndrafts = n;
+        s->nrows += n;
+        s->nout += n;
+    }
+}
+
+
 static void
 moe_sched_plan(moe_sched_t *s, moe_seq_t *seq, uint32_t nrows)
 {
@@ -524,6 +614,7 @@ moe_sched_plan(moe_sched_t *s, moe_seq_t *seq, uint32_t nrows)
     e->pos = seq->computed;
     e->nrows = nrows;
     e->nout = 0;
+    e->ndrafts = 0;
     e->first = !seq->begun;
     e->last = (end == seq->len);
 
@@ -606,7 +697,9 @@ moe_sched_lay_out(moe_sched_t *s)
 
         for (k = 0; k < e->nrows; k++, row++) {
             pos = e->pos + k;
-            s->row_ids[row] = e->seq->ids[pos];
+            s->row_ids[row] = pos < e->seq->len
+                              ? e->seq->ids[pos]
+                              : e->seq->drafts[pos - e->seq->len];
             s->row_pos[row] = pos;
             s->row_seq[row] = i;
             s->row_role[row] = pos < e->seq->nprompt ? MOE_ROLE_PROMPT
@@ -644,7 +737,7 @@ moe_sched_admit(moe_sched_t *s, moe_seq_t *seq)
         moe_seq_match(s, seq);
     }
 
-    while (moe_sched_pages_for(seq->len) - seq->ntable + moe_sched_owed(s)
+    while (moe_seq_lacks(seq) + moe_sched_owed(s)
            > moe_pages_available(s->pages))
     {
         /* keeps what it waits with from being taken as a victim's */
@@ -704,7 +797,7 @@ moe_sched_owed(moe_sched_t *s)
     n = 0;
 
     TAILQ_FOREACH(seq, &s->lists[MOE_SEQ_RUNNING], link) {
-        n += moe_sched_pages_for(seq->len) - seq->ntable;
+        n += moe_seq_lacks(seq);
     }
 
     return n;
@@ -892,6 +985,33 @@ moe_seq_publish(moe_sched_t *s, moe_seq_t *seq)
 
         moe_pages_publish(s->pages, seq->table[seq->published++], key);
     }
+}
+
+
+/* what was drafted, and pages that only drafts needed */
+static void
+moe_seq_forget(moe_sched_t *s, moe_seq_t *seq)
+{
+    seq->ndrafts = 0;
+    seq->accepted = 0;
+    seq->tried = 0;
+
+    while (seq->ntable > moe_sched_pages_for(seq->len)) {
+        moe_pages_release(s->pages, seq->table[--seq->ntable]);
+    }
+}
+
+
+/* pages for what is known of it; it may have one more, for drafts of a step
+ * that was not committed */
+static uint32_t
+moe_seq_lacks(const moe_seq_t *seq)
+{
+    uint32_t  n;
+
+    n = moe_sched_pages_for(seq->len);
+
+    return n > seq->ntable ? n - seq->ntable : 0;
 }
 
 

@@ -14,6 +14,12 @@
  * wait, then the youngest that runs.  It is computed again later, each id in
  * the role it had, and nobody can tell from its answer.
  *
+ * A sequence may have drafts of what follows its last known id.  Where a
+ * step has rows and pages to spare they are computed behind that id's row, as
+ * if they were known.  An appended id that equals the draft at its position is
+ * computed already; at the first that does not the rest is forgotten, and
+ * what was written of it is written anew.
+ *
  * Full pages are shared by sequences with the same beginning, also after the
  * one that computed them has gone (sched/pages.h).
  *
@@ -36,6 +42,9 @@
 #include "base/err.h"
 #include "model/model.h"
 #include "sched/pages.h"
+
+
+enum { MOE_DRAFTS = 4 };        /* of a sequence, at most */
 
 
 typedef struct moe_sched_s  moe_sched_t;
@@ -75,12 +84,14 @@ typedef struct {
     void               *data;
     uint32_t            row;            /* first of its rows */
     uint32_t            nrows;
+    uint32_t            ndrafts;        /* of them drafts, the last ones */
     uint32_t            pos;            /* of the first row */
     uint32_t            out;            /* first of its rows of logits */
     uint32_t            nout;           /* they are its last nout rows */
     unsigned            first:1;        /* its first step ever */
     unsigned            last:1;         /* the last known id is in it: its
-                                         * logits are the last of nout */
+                                         * logits are the last of nout
+                                         * but for those of drafts */
 } moe_step_entry_t;
 
 typedef struct {
@@ -131,17 +142,27 @@ const moe_step_t *moe_sched_form(moe_sched_t *s);
 /* The step last formed was computed. */
 void moe_sched_commit(moe_sched_t *s);
 
-/* One more generated id, after the last known one was computed.  -1 where the
- * sequence is at max_len or there is no memory. */
+/*
+ * One more generated id, after the last known one was computed.  -1 where the
+ * sequence is at max_len or there is no memory.  1 where the id was drafted
+ * and is computed: the logits of the step's next row are its, and the id that
+ * they give is to be appended before the next form.  0 otherwise.
+ */
 int moe_sched_append(moe_sched_t *s, moe_seq_t *seq, uint32_t id);
+
+/* Drafts of the ids after the last known one, in the place of earlier ones;
+ * n at most MOE_DRAFTS.  Not between form and commit. */
+void moe_sched_draft(moe_sched_t *s, moe_seq_t *seq, const uint32_t *ids,
+    uint32_t n);
 
 void moe_sched_counts(const moe_sched_t *s, moe_sched_counts_t *counts);
 
 
-/* known ids, their number, and how many of the prompt's were not computed
- * when it first ran, because the cache had them */
+/* known ids, their number, how many of them are computed, and how many of the
+ * prompt's were not when it first ran, because the cache had them */
 const uint32_t *moe_seq_ids(const moe_seq_t *seq);
 uint32_t moe_seq_len(const moe_seq_t *seq);
+uint32_t moe_seq_computed(const moe_seq_t *seq);
 uint32_t moe_seq_cached(const moe_seq_t *seq);
 
 /* the pages it has, [*n]; for tests and figures */

@@ -110,6 +110,8 @@ static struct {
     uint32_t         exact;
     uint32_t         hits;
     uint64_t         preempted;
+    uint64_t         drafts;
+    uint64_t         accepted;
 } seen;
 
 
@@ -320,7 +322,8 @@ alone(job_t *j)
 {
     int                rc;
     moe_err_t          err;
-    moe_gen_options_t  o = { .max_context = CONTEXT };
+    moe_gen_options_t  o = { .max_context = CONTEXT,
+                             .draft = MOE_DRAFT_OFF };
 
     memset(&j->want, 0, sizeof(answer_t));
     begin(&o, PAGES, &j->want);
@@ -473,6 +476,7 @@ make_world(moe_gen_options_t *o, uint32_t *threads)
     o->max_running = draw(3) ? 1 + draw(12) : 0;
     o->step_tokens = draw(3) ? 1 + draw(90) : 0;
     o->prefill_chunk = draw(3) ? 1 + draw(70) : 0;
+    o->draft = (moe_draft_e) draw(3);
 
     for (i = 0; i < 4; i++) {
         world->nshared[i] = draw(CONTEXT / 2);
@@ -642,6 +646,14 @@ run_world(uint32_t number)
     assert_int_equal(stats.finished + stats.cancelled, JOBS);
     assert_int_equal(stats.kv_pages_used, 0);
 
+    assert_true(stats.draft_accepted <= stats.draft_tokens);
+
+    if (o.draft == MOE_DRAFT_OFF) {
+        assert_int_equal(stats.draft_tokens, 0);
+    }
+
+    seen.drafts += stats.draft_tokens;
+    seen.accepted += stats.draft_accepted;
     seen.preempted += moe_gen_preempted(gen);
     moe_gen_destroy(gen);
     assert_int_equal(moe_model_set_threads(model, 1, &err), 0);
@@ -664,7 +676,7 @@ test_random_requests(void **state)
 {
     uint32_t             i, first, n;
     moe_err_t            err;
-    moe_model_options_t  o = { .threads = 1 };
+    moe_model_options_t  o = { .threads = 1, .mtp = 1 };
 
     first = from_environment("MOE_PROPERTY_FIRST", 0);
     n = from_environment("MOE_PROPERTY_WORLDS", WORLDS);
@@ -685,15 +697,19 @@ test_random_requests(void **state)
 
     print_message("worlds %u to %u: %u answers whole, %u cut short, %u with "
                   "a cached beginning (%u of them known to the token), %llu "
-                  "preemptions\n", first, first + n - 1, seen.finished,
+                  "preemptions, %llu of %llu drafts right\n", first, first + n - 1, seen.finished,
                   seen.cancelled, seen.hits, seen.exact,
-                  (unsigned long long) seen.preempted);
+                  (unsigned long long) seen.preempted,
+                  (unsigned long long) seen.accepted,
+                  (unsigned long long) seen.drafts);
 
     if (n >= WORLDS) {
         assert_true(seen.finished > n * JOBS / 2);
         assert_true(seen.cancelled > n);
         assert_true(seen.preempted > n);
         assert_true(seen.exact > n / 4);
+        assert_true(seen.accepted > n);
+        assert_true(seen.drafts - seen.accepted > n);
     }
 
     for (i = 0; i < MODELS; i++) {

@@ -27,6 +27,8 @@ typedef struct {
     int          parked;
     int          begun;
     uint32_t     ids[MAX_LEN];
+    uint32_t     ndrafts;
+    uint32_t     drafts[MOE_DRAFTS];
 } shadow_t;
 
 /* a page's rows: a hash of all that the row depends on */
@@ -35,6 +37,9 @@ static shadow_t      shadows[MAX_SEQS];
 static moe_sched_t  *sched;
 static uint64_t      rng;
 static uint32_t      salt;       /* of what is added */
+static int           drafting;   /* sequences have drafts */
+static uint32_t      right;      /* drafts, so far */
+static uint32_t      wrong;
 
 
 static uint32_t
@@ -124,7 +129,7 @@ static void
 play(const moe_step_t *step)
 {
     int                      role;
-    uint32_t                 i, j, k, pos, page, n, owners, row, out;
+    uint32_t                 i, j, k, pos, page, n, owners, row, out, id;
     uint64_t                 h;
     shadow_t                *sh;
     const uint32_t          *table;
@@ -147,22 +152,24 @@ play(const moe_step_t *step)
         assert_int_equal(e->out, out);
         assert_int_equal(e->first, !sh->begun);
         assert_true(e->nrows > 0);
-        assert_true(e->pos + e->nrows <= sh->len);
-        assert_int_equal(e->last, e->pos + e->nrows == sh->len);
+        assert_true(e->ndrafts <= (e->last ? sh->ndrafts : 0));
+        assert_true(e->pos + e->nrows - e->ndrafts <= sh->len);
+        assert_int_equal(e->last, e->pos + e->nrows - e->ndrafts == sh->len);
 
         table = b->tables[i];
 
         for (pos = 0; pos < e->pos + e->nrows; pos++) {
             page = table[pos / MOE_PAGE_SIZE];
             role = pos < sh->nprompt ? MOE_ROLE_PROMPT : MOE_ROLE_GENERATED;
-            h = row_hash(h, sh->ids[pos], role);
+            id = pos < sh->len ? sh->ids[pos] : sh->drafts[pos - sh->len];
+            h = row_hash(h, id, role);
 
             if (pos < e->pos) {
                 assert_true(memory[page][pos % MOE_PAGE_SIZE] == h);
                 continue;
             }
 
-            assert_int_equal(b->ids[row], sh->ids[pos]);
+            assert_int_equal(b->ids[row], id);
             assert_int_equal(b->pos[row], pos);
             assert_int_equal(b->seq[row], i);
             assert_int_equal(b->role[row], role);
@@ -192,7 +199,7 @@ play(const moe_step_t *step)
             assert_int_equal(b->out[out], row - e->nout + k);
         }
 
-        assert_true(!e->last || e->nout > 0);
+        assert_true(!e->last || e->nout > e->ndrafts);
 
         if (e->first) {
             assert_int_equal(moe_seq_cached(sh->seq),
@@ -236,6 +243,57 @@ check_pages(void)
 }
 
 
+/* ids after the last known one, drafted right or wrong, and new drafts */
+static void
+go_on(shadow_t *sh, uint32_t ndrafts)
+{
+    int       rc;
+    uint32_t  i, n;
+
+    for (i = 0; sh->len < sh->want; i++) {
+
+        sh->ids[sh->len] = i < ndrafts && draw(3) ? sh->drafts[i] : draw(3);
+        rc = moe_sched_append(sched, sh->seq, sh->ids[sh->len]);
+        assert_int_equal(rc, i < ndrafts
+                             && sh->ids[sh->len] == sh->drafts[i]);
+        sh->len++;
+        assert_int_equal(moe_seq_len(sh->seq), sh->len);
+        assert_int_equal(moe_seq_computed(sh->seq), sh->len - (rc == 0));
+
+        sh->logits += (uint32_t) rc;
+        right += rc;
+        wrong += i < ndrafts && !rc;
+
+        if (rc == 0) {
+            /* pages of wrong drafts went back */
+            (void) moe_seq_table(sh->seq, &n);
+            assert_true(n <= (sh->len + MOE_PAGE_SIZE - 1) / MOE_PAGE_SIZE);
+            break;
+        }
+    }
+
+    if (moe_seq_computed(sh->seq) == sh->len) {
+        /* nobody asks for the logits that are there */
+        drop(sh);
+        return;
+    }
+
+    if (!drafting) {
+        return;
+    }
+
+    sh->ndrafts = draw(3) ? 0 : draw(MOE_DRAFTS + 1);
+
+    for (i = 0; i < sh->ndrafts; i++) {
+        sh->drafts[i] = draw(3);
+    }
+
+    if (sh->ndrafts > 0 || draw(2)) {
+        moe_sched_draft(sched, sh->seq, sh->drafts, sh->ndrafts);
+    }
+}
+
+
 /* one step and what a rank does after it; 0 if there was none */
 static int
 step_once(void)
@@ -257,7 +315,7 @@ step_once(void)
     for (i = 0; i < step->n; i++) {
         sh = step->entries[i].data;
         sh->begun = 1;
-        sh->logits += step->entries[i].nout;
+        sh->logits += step->entries[i].nout - step->entries[i].ndrafts;
 
         if (!step->entries[i].last) {
             continue;
@@ -273,11 +331,7 @@ step_once(void)
             continue;
         }
 
-        sh->ids[sh->len] = draw(3);
-        assert_int_equal(moe_sched_append(sched, sh->seq, sh->ids[sh->len]),
-                         0);
-        sh->len++;
-        assert_int_equal(moe_seq_len(sh->seq), sh->len);
+        go_on(sh, step->entries[i].ndrafts);
     }
 
     return 1;
@@ -308,6 +362,7 @@ test_random(void **state)
 
     preempted = 0;
     cached = 0;
+    drafting = 1;
 
     for (round = 0; round < 60; round++) {
         rng = round;
@@ -403,6 +458,9 @@ test_random(void **state)
 
     assert_true(preempted > 10);
     assert_true(cached > 100);
+    drafting = 0;
+    assert_true(right > 1000);
+    assert_true(wrong > 1000);
 }
 
 
