@@ -638,6 +638,31 @@ moe_gguf_tokenizer_config(const moe_gguf_t *g, moe_err_t *err)
 }
 
 
+json_t *
+moe_gguf_tokenizer_json(const moe_gguf_t *g, moe_err_t *err)
+{
+    text_t   x;
+    json_t  *root;
+
+    if (open_text(&x, g, err) != 0) {
+        return NULL;
+    }
+
+    root = tokenizer_json(&x);
+
+    if (x.scores != NULL) {
+        moe_err(err, "%s: a vocabulary with scores has no tokenizer.json; "
+                "only the file itself can be used", moe_gguf_path(g));
+        json_decref(root);
+        root = NULL;
+    }
+
+    free(x.scores);
+
+    return root;
+}
+
+
 moe_tokenizer_t *
 moe_gguf_tokenizer(const moe_gguf_t *g, moe_err_t *err)
 {

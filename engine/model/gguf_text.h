@@ -25,6 +25,10 @@
  */
 json_t *moe_gguf_tokenizer_config(const moe_gguf_t *g, moe_err_t *err);
 
+/* As tokenizer.json, a new reference; NULL and err also for a vocabulary with
+ * scores, which it has no room for. */
+json_t *moe_gguf_tokenizer_json(const moe_gguf_t *g, moe_err_t *err);
+
 /* As moe_tokenizer_load(). */
 moe_tokenizer_t *moe_gguf_tokenizer(const moe_gguf_t *g, moe_err_t *err);
 

@@ -14,8 +14,10 @@
 #include "base/file.h"
 #include "kernels/cpu/packed.h"
 #include "model/config.h"
+#include "model/gguf_model.h"
 #include "model/packed.h"
 #include "model/quantize.h"
+#include "model/quantize_files.h"
 #include "model/weights.h"
 
 
@@ -93,13 +95,6 @@ static const char *const  format_never[] = {
     "model.embed_tokens.weight", "*.self_attn.kv_b_proj.weight",
     "*.gate.weight", "*.shared_expert_gate.weight", "*norm*", "*.eh_proj.*",
     "*embed_tokens*"
-};
-
-static const char *const  small_files[] = {
-    "config.json", "generation_config.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "tokenizer.model", "tiktoken.model",
-    "chat_template.jinja", "chat_template.json", "README.md", "LICENSE"
 };
 
 #define COUNT(a)  (sizeof(a) / sizeof(a[0]))
@@ -211,6 +206,16 @@ plan_format(const quantize_t *z, plan_t *p)
             p->format = q->rules[i].format;
             asked = 1;
         }
+    }
+
+    if (moe_dtype_is_packed(p->from->dtype)) {
+        if (asked && p->format != MOE_FORMAT_KEEP) {
+            return moe_err(z->err, "tensor " NAME " is packed as it comes and "
+                           "cannot be %s", p->from->name,
+                           format_names[p->format]);
+        }
+        p->format = MOE_FORMAT_KEEP;
+        return 0;
     }
 
     if (is_packed(p->format)
@@ -326,7 +331,8 @@ plan_rank(const plan_t *p)
         return 2;
 
     default:
-        return p->from->dtype == MOE_DTYPE_F32 ? 1
+        return moe_dtype_is_packed(p->from->dtype) ? 0
+               : p->from->dtype == MOE_DTYPE_F32 ? 1
                : moe_dtype_size(p->from->dtype) == 2 ? 2 : 3;
     }
 }
@@ -417,7 +423,9 @@ plan(quantize_t *z)
     }
 
     for (i = 0; (t = moe_st_at(z->st, i)) != NULL; i++) {
-        if (is_scales(z, t->name)) {
+        if (is_scales(z, t->name)
+            || (t->dtype == MOE_DTYPE_OTHER && moe_gguf_is(z->dir)))
+        {
             continue;
         }
 
@@ -468,8 +476,19 @@ plan_dtype(const plan_t *p)
         return "F32";
 
     default:
-        return p->from->dtype_name;
+        return p->from->dtype == MOE_DTYPE_OTHER
+               ? p->from->dtype_name : moe_dtype_name(p->from->dtype);
     }
+}
+
+
+/* what was packed before counts as what it is */
+static moe_format_e
+plan_counted(const plan_t *p)
+{
+    return p->from->dtype == MOE_DTYPE_I8_G32 ? MOE_FORMAT_INT8
+           : p->from->dtype == MOE_DTYPE_I4_G32 ? MOE_FORMAT_INT4
+           : p->format;
 }
 
 
@@ -758,8 +777,8 @@ write_data(quantize_t *z, moe_quantize_progress_pt progress, void *ctx,
             return moe_err(z->err, "quantize: given up");
         }
 
-        done->tensors[p->format]++;
-        done->weights[p->format] += p->rows * p->cols;
+        done->tensors[plan_counted(p)]++;
+        done->weights[plan_counted(p)] += p->rows * p->cols;
 
         if (p->format != MOE_FORMAT_KEEP) {
             if (convert(z, p, base) != 0) {
@@ -779,7 +798,8 @@ write_data(quantize_t *z, moe_quantize_progress_pt progress, void *ctx,
 }
 
 
-/* SHA-256 of config.json and the headers and sizes of the weight files */
+/* SHA-256 of config.json, which a GGUF file has in its header, and of the
+ * headers and sizes of the weight files */
 static int
 source_identity(quantize_t *z, uint8_t out[32])
 {
@@ -788,11 +808,16 @@ source_identity(quantize_t *z, uint8_t out[32])
     EVP_MD_CTX           *md;
     const moe_st_file_t  *f;
 
-    snprintf(path, sizeof(path), "%s/config.json", z->dir);
+    text = NULL;
+    len = 0;
 
-    text = moe_file_read(path, FILE_MAX, &len, NULL, z->err);
-    if (text == NULL) {
-        return -1;
+    if (!moe_gguf_is(z->dir)) {
+        snprintf(path, sizeof(path), "%s/config.json", z->dir);
+
+        text = moe_file_read(path, FILE_MAX, &len, NULL, z->err);
+        if (text == NULL) {
+            return -1;
+        }
     }
 
     md = EVP_MD_CTX_new();
@@ -860,34 +885,25 @@ write_file(quantize_t *z, moe_quantize_progress_pt progress, void *ctx,
 
 
 static int
-copy_file(quantize_t *z, const char *name)
+open_source(quantize_t *z)
 {
-    int      fd, rc, absent;
-    char    *text, from[4096], to[4096];
-    size_t   len;
+    moe_gguf_t  *g;
 
-    snprintf(from, sizeof(from), "%s/%s", z->dir, name);
-    snprintf(to, sizeof(to), "%s/%s", z->out, name);
-    absent = 0;
-
-    text = moe_file_read(from, FILE_MAX, &len, &absent, z->err);
-    if (text == NULL) {
-        return absent ? 0 : -1;
+    if (moe_config_load(z->dir, &z->cfg, z->err) != 0) {
+        return -1;
     }
 
-    fd = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    rc = fd < 0 || write(fd, text, len) != (ssize_t) len ? -1 : 0;
+    if (!moe_gguf_is(z->dir)) {
+        z->st = moe_st_open(z->dir, z->err);
 
-    if (rc != 0) {
-        moe_err(z->err, "%s: cannot write: %s", to, strerror(errno));
+    } else {
+        g = moe_gguf_open(z->dir, z->err);
+
+        /* blocks packed, however few there are */
+        z->st = g ? moe_gguf_tensors(g, &z->cfg, 0, z->err) : NULL;
     }
 
-    if (fd >= 0) {
-        close(fd);
-    }
-    free(text);
-
-    return rc;
+    return z->st != NULL ? 0 : -1;
 }
 
 
@@ -896,7 +912,6 @@ quantize(quantize_t *z, moe_quantize_progress_pt progress, void *ctx,
     moe_quantized_t *done)
 {
     char         path[4096], part[4096];
-    size_t       i;
     uint32_t     threads;
     cpu_set_t    set;
     struct stat  from, to;
@@ -908,12 +923,7 @@ quantize(quantize_t *z, moe_quantize_progress_pt progress, void *ctx,
         return moe_err(z->err, "%.200s: path is too long", z->out);
     }
 
-    if (moe_config_load(z->dir, &z->cfg, z->err) != 0) {
-        return -1;
-    }
-
-    z->st = moe_st_open(z->dir, z->err);
-    if (z->st == NULL) {
+    if (open_source(z) != 0) {
         return -1;
     }
 
@@ -955,11 +965,9 @@ quantize(quantize_t *z, moe_quantize_progress_pt progress, void *ctx,
         return -1;
     }
 
-    for (i = 0; i < COUNT(small_files); i++) {
-        if (copy_file(z, small_files[i]) != 0) {
-            unlink(part);
-            return -1;
-        }
+    if (moe_quantize_files(z->dir, z->out, z->err) != 0) {
+        unlink(part);
+        return -1;
     }
 
     if (rename(part, path) != 0) {

@@ -5,7 +5,8 @@
  * family's names; rules of the caller come after it, and of all that match a
  * name the last one counts.  Vectors are never packed, nor is what the engine
  * does not read as a whole matrix (embedding, router, kv_b).  FP8 that is not
- * packed becomes bf16.
+ * packed becomes bf16.  Blocks of a GGUF file are packed as gguf_pack.h has it,
+ * all at once in memory, and rules do not change them.
  */
 
 #ifndef MOE_QUANTIZE_H

@@ -20,6 +20,7 @@
 
 #include "base/file.h"
 #include "kernels/kernels.h"
+#include "model/gguf_model.h"
 #include "model/model.h"
 #include "model/packed.h"
 #include "model/quantize.h"
@@ -390,6 +391,55 @@ test_rules(void **state)
 }
 
 
+/* a GGUF file's blocks are as a model opened from it has them */
+static void
+test_gguf(void **state)
+{
+    size_t                  i, packed;
+    moe_st_t               *a, *b;
+    moe_gguf_t             *g;
+    moe_config_t            cfg;
+    moe_quantize_t          q = { MOE_FORMAT_INT8, NULL, 1, 2 };
+    moe_quantized_t         done;
+    const moe_st_tensor_t  *s, *t;
+
+    static const char              file[] = "t/golden/gguf/mixed.gguf";
+    static const moe_format_rule_t  rule = { "*.experts.0.up_proj.weight",
+                                             MOE_FORMAT_BF16 };
+
+    quantize(file, MOE_FORMAT_INT4, NULL, 0);
+
+    assert_int_equal(moe_config_load(file, &cfg, &err), 0);
+    g = moe_gguf_open(file, &err);
+    assert_non_null(g);
+    a = moe_gguf_tensors(g, &cfg, 0, &err);
+    assert_int_equal(moe_config_load(out, &cfg, &err), 0);
+    b = moe_st_open(out, &err);
+    assert_non_null(a);
+    assert_non_null(b);
+    assert_int_equal(moe_st_count(a), moe_st_count(b));
+    packed = 0;
+
+    for (i = 0; (s = moe_st_at(a, i)) != NULL; i++) {
+        t = moe_st_at(b, i);
+        assert_string_equal(s->name, t->name);
+        assert_int_equal(s->dtype, t->dtype);
+        assert_int_equal(s->size, t->size);
+        assert_memory_equal(s->data, t->data, s->size);
+        packed += (size_t) moe_dtype_is_packed(t->dtype);
+    }
+
+    assert_int_equal(packed, 11);
+    moe_st_close(a);
+    moe_st_close(b);
+
+    q.rules = &rule;
+    assert_int_equal(moe_quantize(file, out, &q, NULL, NULL, &done, &err),
+                     -1);
+    assert_non_null(strstr(err.text, "packed as it comes"));
+}
+
+
 static void
 test_damage(void **state)
 {
@@ -450,6 +500,7 @@ main(void)
         cmocka_unit_test(test_model),
         cmocka_unit_test(test_fingerprint),
         cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_damage)
     };
 
