@@ -159,7 +159,14 @@ moe_bench_parse(moe_bench_options_t *o, int argc, char **argv)
         }
     }
 
-    if ((o->dir == NULL && !o->products) || optind != argc) {
+    if (optind != argc) {
+        fprintf(stderr, "moe-engine bench: unexpected \"%s\"; \"moe-engine "
+                "bench --help\" says what there is\n", argv[optind]);
+        return -1;
+    }
+
+    if (o->dir == NULL && !o->products) {
+        fputs("moe-engine bench: -m DIR or --products is needed\n\n", stderr);
         fputs(moe_bench_help, stderr);
         return -1;
     }

@@ -161,10 +161,14 @@ parse(compare_t *c, int argc, char **argv)
         }
     }
 
-    if (rc != 0 || c->text == NULL || optind == argc
-        || argc - optind > MAX_MODELS)
-    {
-        fputs(help, stderr);
+    if (rc != 0) {
+        fputs("\"moe-engine compare --help\" says what there is\n", stderr);
+        return -1;
+    }
+
+    if (c->text == NULL || optind == argc || argc - optind > MAX_MODELS) {
+        fprintf(stderr, "moe-engine compare: --text FILE and one to %d model "
+                "directories are needed\n\n%s", (int) MAX_MODELS, help);
         return -1;
     }
 

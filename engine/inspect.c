@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "front/text.h"
 #include "inspect.h"
 #include "model/family.h"
 #include "model/weights.h"
@@ -31,6 +32,7 @@ static void print_params(const moe_config_t *cfg);
 static void print_weights(const moe_weights_t *w);
 static void print_memory(const moe_config_t *cfg, const options_t *o,
     const moe_weights_t *w);
+static int print_text(const char *dir, const moe_config_t *cfg);
 static void print_bytes(uint64_t n);
 
 
@@ -49,7 +51,7 @@ moe_inspect_main(int argc, char **argv)
     }
 
     if (moe_config_load(o.dir, &cfg, &err) != 0) {
-        fprintf(stderr, "inspect: %s\n", err.text);
+        fprintf(stderr, "moe-engine inspect: %s\n", err.text);
         return 1;
     }
 
@@ -67,13 +69,16 @@ moe_inspect_main(int argc, char **argv)
     rc = moe_config_check(&cfg, &err);
 
     if (rc != 0) {
-        fprintf(stderr, "inspect: %s: %s\n", o.dir, err.text);
+        fprintf(stderr, "moe-engine inspect: %s: %s\n", o.dir, err.text);
+
+    } else {
+        rc = print_text(o.dir, &cfg);
     }
 
     w = moe_weights_load(o.dir, &cfg, &err);
 
     if (w == NULL) {
-        fprintf(stderr, "inspect: %s\n", err.text);
+        fprintf(stderr, "moe-engine inspect: %s\n", err.text);
         rc = -1;
 
     } else {
@@ -114,7 +119,7 @@ inspect_options(options_t *o, int argc, char **argv)
             i++;
 
             if (i == argc || inspect_number(argv[i], max, value) != 0) {
-                fprintf(stderr, "inspect: %s takes a number from 1 to %d\n",
+                fprintf(stderr, "moe-engine inspect: %s takes a number from 1 to %d\n",
                         arg, max);
                 return -1;
             }
@@ -123,7 +128,7 @@ inspect_options(options_t *o, int argc, char **argv)
         }
 
         if (arg[0] == '-' || o->dir != NULL) {
-            fprintf(stderr, "inspect: unexpected \"%s\"\n", arg);
+            fprintf(stderr, "moe-engine inspect: unexpected \"%s\"\n", arg);
             inspect_usage(stderr);
             return -1;
         }
@@ -165,10 +170,11 @@ inspect_usage(FILE *f)
     fputs("usage: moe-engine inspect DIR [--ctx N] [--batch N]\n"
           "\n"
           "Says what model is in DIR (config.json and safetensors, or a GGUF\n"
-          "file in its place), checks every tensor, and counts the memory\n"
-          "that BATCH sequences of CTX tokens take (by default one sequence as\n"
-          "long as the model allows).\n"
-          "Exits with 1 where the engine cannot serve it.\n", f);
+          "file in its place), checks every tensor, tokenizer and chat\n"
+          "template, and counts the memory that BATCH sequences of CTX tokens\n"
+          "take (by default one sequence as long as the model allows).\n"
+          "Exits with 1 where the engine cannot serve it, 2 for wrong options.\n",
+          f);
 }
 
 
@@ -291,6 +297,39 @@ print_params(const moe_config_t *cfg)
            "%.3g %% in experts\n", "parameters", (double) p.total * 1e-6,
            (double) p.active * 1e-6,
            (double) p.experts * 100 / (double) p.total);
+}
+
+
+/* -1: there is nothing that makes text of ids, and an error was printed */
+static int
+print_text(const char *dir, const moe_config_t *cfg)
+{
+    uint32_t     n;
+    moe_err_t    err;
+    moe_text_t  *t;
+
+    t = calloc(1, sizeof(moe_text_t));
+
+    if (t == NULL || moe_text_load(t, dir, NULL, 0, &err) != 0) {
+        fprintf(stderr, "moe-engine inspect: %s\n",
+                t != NULL ? err.text : "no memory");
+        free(t);
+        return -1;
+    }
+
+    n = moe_tokenizer_vocab_size(t->tokenizer);
+    printf("%-13s%u tokens, %s chat template\n", "tokenizer", n,
+           t->template != NULL ? "a" : "no");
+
+    if (n > (uint32_t) cfg->vocab) {
+        printf("%-13sprompts with tokens from %d on are refused\n", "",
+               cfg->vocab);
+    }
+
+    moe_text_free(t);
+    free(t);
+
+    return 0;
 }
 
 

@@ -54,7 +54,8 @@ static const char  help[] =
     "  --verify FILE        reads a model.moeq and compares its checksums\n"
     "\n"
     "Router, norms, embedding and kv_b are never packed.  For example:\n"
-    "  --format int4 --set '*.shared_experts.*=int4'\n";
+    "  --format int4 --set '*.shared_experts.*=int4'\n"
+    "Exit codes: 0 done, 1 error, 2 wrong options.\n";
 
 static const struct option  longs[] = {
     { "model", required_argument, NULL, 'm' },
@@ -125,9 +126,16 @@ parse(options_t *o, int argc, char **argv)
         }
     }
 
-    if (optind != argc
-        || (o->verify == NULL && (o->dir == NULL || o->out == NULL)))
-    {
+    if (optind != argc) {
+        fprintf(stderr, "moe-engine quantize: unexpected \"%s\"; "
+                "\"moe-engine quantize --help\" says what there is\n",
+                argv[optind]);
+        return -1;
+    }
+
+    if (o->verify == NULL && (o->dir == NULL || o->out == NULL)) {
+        fputs("moe-engine quantize: -m DIR and -o OUT, or --verify FILE, are "
+              "needed\n\n", stderr);
         fputs(help, stderr);
         return -1;
     }

@@ -104,6 +104,8 @@ static const char  moe_run_help[] =
     "  --no-drafts          one token a step, also where the model has an MTP\n"
     "                       layer; the answer is the same\n"
     "\n"
+    "Exit codes: 0 answered, 1 error, 2 wrong options.\n"
+    "\n"
     "Example\n"
     "  moe-engine run -m models/demo --chat -p \"Tell me a story.\"\n";
 
@@ -242,7 +244,14 @@ moe_run_parse(moe_run_options_t *o, int argc, char **argv)
         }
     }
 
-    if (o->dir == NULL || o->prompt == NULL || optind != argc) {
+    if (optind != argc) {
+        fprintf(stderr, "moe-engine run: unexpected \"%s\"; \"moe-engine run "
+                "--help\" says what there is\n", argv[optind]);
+        return -1;
+    }
+
+    if (o->dir == NULL || o->prompt == NULL) {
+        fputs("moe-engine run: -m DIR and -p PROMPT are needed\n\n", stderr);
         fputs(moe_run_help, stderr);
         return -1;
     }

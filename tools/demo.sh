@@ -54,7 +54,18 @@ stop() {
 fail() {
     echo "demo: $1" >&2
     [ -z "${2:-}" ] || tail -n 20 "$2" >&2
+    stop_one "$dir/nginx.pid"
+    stop_one "$dir/engine.pid"
     exit 1
+}
+
+
+# says why nobody can listen there
+
+listen() {
+    perl -MIO::Socket::INET -e 'IO::Socket::INET->new(
+        LocalAddr => "127.0.0.1", LocalPort => $ARGV[0], Listen => 1,
+        ReuseAddr => 1) or do { print $!; exit 1 }' "$1"
 }
 
 
@@ -108,14 +119,17 @@ EOF
 
 
 start() {
+    case $port in
+    *[!0-9]*|0*|??????*) port=0 ;;
+    esac
+
+    [ "$port" -ge 1 ] && [ "$port" -le 65535 ] \
+        || fail "PORT=$PORT is no port, which is a number from 1 to 65535"
+
     stop
 
-    if perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new(
-            LocalAddr => "127.0.0.1", LocalPort => $ARGV[0], Listen => 1,
-            ReuseAddr => 1)' "$port"
-    then :; else
-        fail "port $port is taken; choose another: make demo PORT=8081"
-    fi
+    why=$(listen "$port") \
+        || fail "port $port: $why; choose another: make demo PORT=8081"
 
     mkdir -p "$dir" "$(sockets)"
     chmod 700 "$(sockets)"

@@ -409,6 +409,43 @@ plan_head(quantize_t *z)
 }
 
 
+static const char *
+plan_name(const quantize_t *z, const plan_t *p)
+{
+    return is_packed(p->format) && z->cfg.tie_embeddings
+           && strcmp(p->from->name, "model.embed_tokens.weight") == 0
+           ? "lm_head.weight" : p->from->name;
+}
+
+
+/* a rule that no tensor's name matches was meant for one */
+static int
+check_rules(const quantize_t *z)
+{
+    size_t       i, j;
+    const char  *pattern;
+
+    for (i = 0; i < z->q->nrules; i++) {
+        pattern = z->q->rules[i].pattern;
+
+        for (j = 0; j < z->n; j++) {
+            if (fnmatch(pattern, plan_name(z, &z->plan[j]), 0) == 0) {
+                break;
+            }
+        }
+
+        if (j == z->n && !(z->cfg.tie_embeddings
+                           && fnmatch(pattern, "lm_head.weight", 0) == 0))
+        {
+            return moe_err(z->err, "no tensor's name is like \"%s\"",
+                           pattern);
+        }
+    }
+
+    return 0;
+}
+
+
 static int
 plan(quantize_t *z)
 {
@@ -438,6 +475,10 @@ plan(quantize_t *z)
 
     plan_head(z);
 
+    if (check_rules(z) != 0) {
+        return -1;
+    }
+
     qsort(z->plan, z->n, sizeof(plan_t), plan_cmp);
 
     for (i = 0; i < z->n; i++) {
@@ -446,15 +487,6 @@ plan(quantize_t *z)
     }
 
     return 0;
-}
-
-
-static const char *
-plan_name(const quantize_t *z, const plan_t *p)
-{
-    return is_packed(p->format) && z->cfg.tie_embeddings
-           && strcmp(p->from->name, "model.embed_tokens.weight") == 0
-           ? "lm_head.weight" : p->from->name;
 }
 
 

@@ -141,6 +141,9 @@ test_usage(void **state)
                        "models/demo", "t/golden/v3", NULL };
     char  *rule[] = { "quantize", "-m", "models/demo", "-o", path[4],
                       "--set", "lm_head.weight=int5", NULL };
+    char   pattern[] = "*.expert.*=int4";
+    char  *typo[] = { "quantize", "-m", "models/demo", "-o", path[4],
+                      "--set", pattern, NULL };
     char  *dir[] = { "quantize", "-m", path[4], "-o", path[4], NULL };
     char  *verify[] = { "quantize", "--verify", path[0], NULL };
 
@@ -149,6 +152,7 @@ test_usage(void **state)
     assert_int_equal(call(moe_compare_main, 4, absent), MOE_EXIT_ERROR);
     assert_int_equal(call(moe_compare_main, 7, vocab), MOE_EXIT_ERROR);
     assert_int_equal(call(moe_quantize_main, 7, rule), MOE_EXIT_USAGE);
+    assert_int_equal(call(moe_quantize_main, 7, typo), MOE_EXIT_ERROR);
     assert_int_equal(call(moe_quantize_main, 5, dir), MOE_EXIT_ERROR);
     assert_int_equal(call(moe_quantize_main, 3, verify), MOE_EXIT_ERROR);
     assert_int_not_equal(access(path[4], F_OK), 0);
