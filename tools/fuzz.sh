@@ -1,19 +1,44 @@
 #!/bin/sh
 #
-# fuzz.sh SECONDS TARGET...: runs each libFuzzer target from what it found in
-# earlier runs (build/fuzz/corpus) and stops at the first finding.  With 0
-# seconds it is a test that gives the same result each time: a fixed seed, a
-# fixed number of runs, no corpus.
+# fuzz.sh SECONDS TARGET...: runs each libFuzzer target, from files that are
+# nearly right and from what it found in earlier runs (build/fuzz/corpus), and
+# stops at the first finding.  With 0 seconds it is a test that gives the same
+# result each time: a fixed seed, a fixed number of runs, no corpus.
 
 set -eu
 
 seconds=$1
 shift
 
+
+# parsers of whole formats reach little from nothing: what the tests have, and
+# what earlier findings and t/fuzz/seeds have
+
+seeds() {
+    rm -rf "$2"
+    mkdir -p "$2"
+    cp t/fuzz/seeds/"$1"/* "$2" 2>/dev/null || true
+
+    case $1 in
+    fuzz_config)
+        for f in t/golden/*/config.json; do
+            { cat "$f"; printf '\0'; cat models/demo/generation_config.json; } \
+                >"$2/$(basename "$(dirname "$f")")"
+        done
+        ;;
+    fuzz_gguf)
+        find t/golden/gguf -name '*.gguf' -size -20k -exec cp {} "$2" \;
+        ;;
+    esac
+}
+
+
 for target in "$@"; do
     name=$(basename "$target")
-    corpus=$(dirname "$target")/../corpus/$name
+    dir=$(dirname "$target")/..
+    corpus=$dir/corpus/$name
     mkdir -p "$corpus"
+    seeds "$name" "$dir/seeds/$name"
     echo "== $name"
 
     if [ "$seconds" = 0 ]; then
@@ -21,6 +46,13 @@ for target in "$@"; do
     else
         how="-max_total_time=$seconds $corpus"
     fi
+
+    # new findings go to the first directory; seeds are made anew each time
+    [ -z "$(ls "$dir/seeds/$name")" ] || how="$how $dir/seeds/$name"
+
+    case $name in
+    fuzz_config|fuzz_safetensors|fuzz_packed) how="-dict=t/fuzz/json.dict $how"
+    esac
 
     "$target" -rss_limit_mb=2048 -timeout=20 -verbosity=0 \
         -print_final_stats=0 -artifact_prefix="$corpus/../$name-" $how \
