@@ -1058,9 +1058,21 @@ ngx_http_moe_stream_cleanup(void *data)
 {
     ngx_http_moe_ctx_t *ctx = data;
 
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+
+    /* a QUIC connection that closes ends its requests without a status */
+
+    if (ctx->state != NGX_HTTP_MOE_ENDED && r == r->main
+        && r->headers_out.status == 0)
+    {
+        r->headers_out.status = NGX_HTTP_CLIENT_CLOSED_REQUEST;
+    }
+
     if (ctx->blocked) {
         ctx->aborted = 1;
-        ctx->request->read_event_handler = ngx_http_block_reading;
+        r->read_event_handler = ngx_http_block_reading;
 
         if (ctx->job.live && !ctx->cancelling) {
             ngx_http_moe_stream_cancel(ctx);

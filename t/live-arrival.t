@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use IO::Uncompress::Gunzip qw(gunzip);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -19,6 +20,13 @@ my $s = Live->new(server => <<"EOC");
     location /real/ {
         rewrite ^/real(/.*)\$ \$1 break;
         moe_pass unix:$e->{sock};
+    }
+    location /zip/ {
+        rewrite ^/zip(/.*)\$ \$1 break;
+        moe_pass unix:\$TEST_NGINX_A_SOCK;
+        gzip on;
+        gzip_types *;
+        gzip_min_length 1;
     }
     location /alive/ {
         rewrite ^/alive(/.*)\$ \$1 break;
@@ -74,6 +82,18 @@ is(@at, 12, 'all tokens');
 cmp_ok($at[-1] - $at[0], '>=', 0.9, 'they take their time');
 cmp_ok(arrivals(0.03, @at), '>=', 8, 'and come one by one');
 ok($c->done && $c->whole, 'the end');
+
+# compressed, where the configuration says so: each token when it comes
+$c = $s->post('/zip/v1/completions',
+              { prompt => 'tokens=12 delay=100', stream => \1 },
+              headers => "Accept-Encoding: gzip\r\n");
+@at = ();
+push @at, time while $c->more(20);
+like($c->{buf}, qr/^Content-Encoding: gzip\r$/mi, 'a stream that is gzipped');
+cmp_ok(arrivals(0.03, @at), '>=', 8, 'comes one by one, too');
+gunzip(\$c->body, \my $plain);
+is(() = $plain =~ /"text":"tok /g, 12, 'with all tokens');
+like($plain, qr/data: \[DONE\]\n\n\z/, 'and the end');
 
 # the header
 $t = time;

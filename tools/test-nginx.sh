@@ -34,6 +34,11 @@ else
     tools/unpack-suite.sh $build/nginx "$suite" || exit 3
     nginx=$PWD/$build/nginx/$suite/nginx
     src=$build/nginx/$suite/src
+
+    # for HTTP/3, which the system's nginx does not have
+
+    ! tools/unpack-suite.sh $build/nginx curl \
+        || export TEST_NGINX_CURL_HTTP3=$PWD/$build/nginx/curl/curl
 fi
 
 version=$($nginx -v 2>&1 | sed 's,.*/\([0-9.]*\).*,\1,')

@@ -20,6 +20,7 @@ lifecycle="t/05-stream.t t/09-upstream.t t/11-health.t t/14-abort.t"
 
 make -s engine $build/t/moe-puppet BUILD=$build || exit 1
 tools/unpack-suite.sh $build/nginx perl || exit 1
+tools/unpack-suite.sh $build/nginx curl
 mkdir -p $logs
 
 run() {
@@ -37,7 +38,7 @@ run() {
     echo $? >$logs/$suite-$mode.rc
 }
 
-failed=0 passed=0 skipped=0
+failed=0 passed=0 skipped=0 files=0
 
 for mode in $modes; do
     suites=$*
@@ -53,7 +54,9 @@ for mode in $modes; do
         case $(cat $logs/$suite-$mode.rc) in
         0) passed=$((passed + 1))
            echo "ok       $suite $mode: $(grep '^== ' $logs/$suite-$mode)" \
-                "$(grep '^Files=' $logs/$suite-$mode | cut -d, -f1-3)" ;;
+                "$(grep '^Files=' $logs/$suite-$mode | cut -d, -f1-3)"
+           grep '\. skipped: ' $logs/$suite-$mode
+           files=$((files + $(grep -c '\. skipped: ' $logs/$suite-$mode))) ;;
         3) if [ $suite = system ]; then
                failed=$((failed + 1))
            else
@@ -67,5 +70,6 @@ for mode in $modes; do
     done
 done
 
-echo "nginx suites: $passed passed, $failed failed, $skipped skipped"
+echo "nginx suites: $passed passed, $failed failed, $skipped skipped," \
+     "$files files skipped"
 [ $failed = 0 ]

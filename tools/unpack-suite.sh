@@ -7,6 +7,7 @@
 #                 program that runs here, DIR/SUITE/src what modules are built
 #                 against
 #   perl          Test::Nginx, for PERL5LIB: DIR/perl/lib
+#   curl          a curl that speaks HTTP/3: DIR/curl/curl
 #
 # The archive's address is taken from the machine's own apt configuration.
 # What was unpacked before is not fetched again.  Exit code 3: it cannot be
@@ -19,7 +20,7 @@ set -eu
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)/$2 want=$2 suite=$2
 
-[ "$want" != perl ] || suite=sid
+case "$want" in perl|curl) suite=sid ;; esac
 [ ! -e "$dir/ok" ] || exit 0
 
 cannot() {
@@ -64,6 +65,11 @@ apt() {
 
 case "$want" in
 perl) packages=libtest-nginx-perl ;;
+curl) packages="curl libcurl4t64 libnghttp3-9 libngtcp2-16
+                libngtcp2-crypto-ossl0 libnghttp2-14 libssl3t64 libc6 zlib1g
+                libzstd1 libbrotli1 libidn2-0 libunistring5 libpsl5t64
+                libssh2-1t64 libldap2 libsasl2-2 libgssapi-krb5-2 libkrb5-3
+                libk5crypto3 libkrb5support0 libkeyutils1 libcom-err2" ;;
 *)    packages="nginx nginx-common nginx-dev libc6 libcrypt1 libpcre2-8-0
                 libssl3t64 zlib1g libzstd1" ;;
 esac
@@ -83,11 +89,15 @@ if [ "$want" = perl ]; then
 
 else
     lib=$dir/root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)
-    cp "$dir/root/usr/sbin/nginx" "$dir/nginx"
+    program=nginx
+    [ "$want" != curl ] || program=curl
+
+    cp "$dir"/root/usr/*bin/$program "$dir/$program"
     patchelf --set-interpreter "$lib"/ld-linux-*.so.2 --set-rpath "$lib" \
-        --force-rpath "$dir/nginx"
-    "$dir/nginx" -v || cannot "its nginx does not run here"
-    ln -s root/usr/share/nginx/src "$dir/src"
+        --force-rpath "$dir/$program"
+    "$dir/$program" -V >/dev/null 2>&1 \
+        || cannot "its $program does not run here"
+    [ "$want" = curl ] || ln -s root/usr/share/nginx/src "$dir/src"
 fi
 
 rm -rf "$dir"/{lists,cache,deb}
