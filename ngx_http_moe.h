@@ -104,6 +104,7 @@ typedef struct {
     size_t                       lane_size;
     ngx_array_t                  passes;        /* ngx_http_moe_pass_t */
     ngx_array_t                  engines;       /* ngx_http_moe_engine_t */
+    ngx_shm_zone_t              *zone;
     ngx_uint_t                   used;          /* unsigned  used:1; */
 } ngx_http_moe_main_conf_t;
 

@@ -19,6 +19,7 @@
 
 
 #include <sys/file.h>
+#include <sys/syscall.h>
 
 
 #define NGX_HTTP_MOE_ENGINE_CHECK  1000
@@ -37,6 +38,7 @@ static ngx_int_t ngx_http_moe_engine_fork(ngx_http_moe_engine_t *e,
     ngx_fd_t lock, char **argv);
 static char **ngx_http_moe_engine_argv(ngx_http_moe_engine_t *e,
     ngx_fd_t lock, ngx_pool_t *pool);
+static void ngx_http_moe_engine_close(ngx_fd_t first, ngx_fd_t last);
 static void ngx_http_moe_engine_exec(ngx_http_moe_engine_t *e, ngx_fd_t lock,
     char **argv);
 
@@ -486,6 +488,34 @@ ngx_http_moe_engine_fork(ngx_http_moe_engine_t *e, ngx_fd_t lock,
 }
 
 
+/* from first on, but not last; at once where the kernel can: the limit of
+ * descriptors may be a thousand million */
+
+static void
+ngx_http_moe_engine_close(ngx_fd_t first, ngx_fd_t last)
+{
+    ngx_fd_t  max;
+
+    if (first >= last) {
+        return;
+    }
+
+#ifdef SYS_close_range
+    if (syscall(SYS_close_range, (unsigned) first, (unsigned) last - 1, 0)
+        == 0)
+    {
+        return;
+    }
+#endif
+
+    max = (ngx_fd_t) sysconf(_SC_OPEN_MAX);
+
+    for ( /* void */ ; first < last && first < max; first++) {
+        (void) close(first);
+    }
+}
+
+
 /* in the grandchild: nothing of nginx's is left but the lock and the log */
 
 static void
@@ -527,11 +557,8 @@ ngx_http_moe_engine_exec(ngx_http_moe_engine_t *e, ngx_fd_t lock,
         (void) dup2(fd, STDOUT_FILENO);
     }
 
-    for (i = (int) sysconf(_SC_OPEN_MAX) - 1; i > STDERR_FILENO; i--) {
-        if (i != lock) {
-            (void) close(i);
-        }
-    }
+    ngx_http_moe_engine_close(STDERR_FILENO + 1, lock);
+    ngx_http_moe_engine_close(lock + 1, NGX_MAX_INT32_VALUE);
 
     if (fcntl(lock, F_SETFD, 0) != -1) {
         (void) execvp(argv[0], argv);

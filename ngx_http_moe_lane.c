@@ -85,6 +85,8 @@ ngx_http_moe_lane_get(struct sockaddr *sockaddr, socklen_t socklen,
             && ngx_memcmp(&lane->sockaddr, sockaddr, socklen) == 0)
         {
             lane->connect_timeout = connect_timeout;
+            lane->timer.log = ngx_cycle->log;
+            lane->turn.log = ngx_cycle->log;
             return lane;
         }
     }
@@ -472,9 +474,13 @@ ngx_http_moe_lane_read(ngx_event_t *rev)
     c = rev->data;
     lane = c->data;
 
+    /*
+     * worker_shutdown_timeout closes all connections, this one perhaps before
+     * those of its streams, whose jobs are yet to be cancelled in it
+     */
+
     if (c->close) {
-        ngx_http_moe_lane_close(lane, NGX_LOG_INFO, "worker shuts down");
-        ngx_http_moe_lane_wakeups();
+        c->close = 0;
         return;
     }
 

@@ -32,6 +32,7 @@ static ngx_http_upstream_srv_conf_t *ngx_http_moe_upstream(ngx_conf_t *cf,
 static ngx_int_t ngx_http_moe_init_zone(ngx_shm_zone_t *shm_zone,
     void *data);
 static ngx_int_t ngx_http_moe_init(ngx_conf_t *cf);
+static ngx_int_t ngx_http_moe_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_moe_init_process(ngx_cycle_t *cycle);
 static void ngx_http_moe_exit_process(ngx_cycle_t *cycle);
 
@@ -273,7 +274,7 @@ ngx_module_t  ngx_http_moe_module = {
     ngx_http_moe_commands,                 /* module directives */
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
-    NULL,                                  /* init module */
+    ngx_http_moe_init_module,              /* init module */
     ngx_http_moe_init_process,             /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
@@ -655,6 +656,10 @@ ngx_http_moe_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         conf->pass = prev->pass;
     }
 
+    if (clcf->noname && conf->status_format == 0) {
+        conf->status_format = prev->status_format;
+    }
+
     /* as for proxy_pass: "if" and "limit_except" inherit the handler */
 
     if (clcf->lmt_excpt && clcf->handler == NULL
@@ -802,8 +807,6 @@ ngx_http_moe_init_zone(ngx_shm_zone_t *shm_zone, void *data)
         shpool->data = shm_zone->data;
     }
 
-    ngx_http_moe_counters = shm_zone->data;
-
     return NGX_OK;
 }
 
@@ -888,6 +891,7 @@ ngx_http_moe_init(ngx_conf_t *cf)
     }
 
     zone->init = ngx_http_moe_init_zone;
+    mmcf->zone = zone;
 
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 
@@ -931,6 +935,22 @@ ngx_http_moe_gauges_sum(void)
 
     ngx_http_moe_counters->active = active;
     ngx_http_moe_counters->lanes = lanes;
+}
+
+
+/* the zone of the configuration that has come into force, if it has one: the
+ * last one's may be unmapped after this */
+
+static ngx_int_t
+ngx_http_moe_init_module(ngx_cycle_t *cycle)
+{
+    ngx_http_moe_main_conf_t  *mmcf;
+
+    mmcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_moe_module);
+
+    ngx_http_moe_counters = (mmcf && mmcf->zone) ? mmcf->zone->data : NULL;
+
+    return NGX_OK;
 }
 
 

@@ -28,6 +28,7 @@ ngx_http_moe_peer_init(ngx_http_moe_ctx_t *ctx)
     ngx_http_request_t            *r;
     ngx_http_upstream_t           *u;
     ngx_http_moe_loc_conf_t       *mlcf;
+    ngx_http_upstream_state_t     *state;
     ngx_http_upstream_srv_conf_t  *uscf;
 
     r = ctx->request;
@@ -40,6 +41,17 @@ ngx_http_moe_peer_init(ngx_http_moe_ctx_t *ctx)
     u = r->upstream;
     u->peer.start_time = ngx_current_msec;
     ctx->upstream = u;
+
+    /* after an internal redirect: " : " in $upstream_* */
+
+    if (r->upstream_states) {
+        state = ngx_array_push(r->upstream_states);
+        if (state == NULL) {
+            return NGX_ERROR;
+        }
+
+        ngx_memzero(state, sizeof(ngx_http_upstream_state_t));
+    }
 
     uscf = mlcf->upstream;
 

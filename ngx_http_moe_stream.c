@@ -910,7 +910,8 @@ ngx_http_moe_stream_timer(ngx_event_t *ev)
 
         /* it did not come back, or it does not answer */
 
-        down = ctx->job.lane->state == NGX_HTTP_MOE_LANE_DOWN;
+        down = (ctx->job.lane == NULL
+                || ctx->job.lane->state == NGX_HTTP_MOE_LANE_DOWN);
 
         ngx_http_moe_lane_detach(&ctx->job);
 

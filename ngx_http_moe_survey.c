@@ -213,6 +213,10 @@ ngx_http_moe_survey_wait(ngx_http_moe_survey_t *s)
 
     if (r->connection->read->ready) {
         ngx_post_event(r->connection->read, &ngx_posted_events);
+
+    } else if (ngx_handle_read_event(r->connection->read, 0) != NGX_OK) {
+        ngx_http_moe_survey_cleanup(s);
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     r->main->count++;

@@ -213,14 +213,16 @@ sub { my ($d, $text) = @_;
 --- config
 location / { moe_pass engine; }
 location = /status { moe_status; }
-location = /metrics { moe_status prometheus; }
+location = /metrics { moe_status prometheus; if ($arg_if) { set $x 1; } }
 --- request eval
-["GET /status?format=prometheus", "GET /metrics?format=json"]
+["GET /status?format=prometheus", "GET /metrics?format=json",
+ "GET /metrics?if=1"]
 --- response_headers eval
 ["Content-Type: text/plain; version=0.0.4; charset=utf-8",
- "Content-Type: application/json"]
+ "Content-Type: application/json",
+ "Content-Type: text/plain; version=0.0.4; charset=utf-8"]
 --- error_code eval
-[200, 200]
+[200, 200, 200]
 
 
 

@@ -194,12 +194,16 @@ sorry
 --- config
 location / { error_page 502 504 = @other; moe_pass unix:$TEST_NGINX_NONE_SOCK; }
 location @other { moe_pass unix:$TEST_NGINX_B_SOCK; add_header X-Engine $moe_engine; }
+access_log logs/access.log moe;
 --- completion
 {"prompt":"tokens=2 text=ab"}
 --- json
 choices.0.text = "abab"
 --- response_headers_like
 X-Engine: .*b.sock.*
+--- wait: 0.1
+--- access_log eval
+[qr/s=200 us=502 : 200 ua=unix:\S+none.sock : unix:\S+b.sock/]
 --- ignore_alerts
 
 

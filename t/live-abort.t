@@ -21,7 +21,8 @@ my $key = "$Puppet::dir/key.pem";
 system("openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=t -days 2 "
        . "-keyout $key -out $key.crt 2>/dev/null") == 0 or die "openssl";
 
-my $s = Live->new(server => <<"EOC" . <<'EOC');
+my $zone = 'limit_conn_zone $server_port zone=conn:64k;';
+my $s = Live->new(http => $zone, server => <<"EOC" . <<'EOC');
     listen 127.0.0.1:$h2c http2;
     listen 127.0.0.1:$h2s ssl http2;
     ssl_certificate $key.crt;
@@ -36,6 +37,12 @@ EOC
         rewrite ^/ignore(/.*)$ $1 break;
         moe_pass unix:$TEST_NGINX_A_SOCK;
         moe_ignore_client_abort on;
+    }
+    location /limited/ {
+        rewrite ^/limited(/.*)$ $1 break;
+        limit_conn conn 1;
+        limit_conn_status 429;
+        moe_pass unix:$TEST_NGINX_A_SOCK;
     }
     location = /status { moe_status; }
 EOC
@@ -211,6 +218,24 @@ SKIP: {
     CORE::close $curl;
     like($s->log_line(qr/\?curl/), qr/^200\|cancelled/, 'curl, killed');
 }
+
+# limit_conn counts a stream for as long as it lives
+sub limited {
+    return $s->post('/limited/v1/completions',
+                    { prompt => 'tokens=1000 delay=20', stream => \1 });
+}
+
+$c = limited();
+ok($c->until(qr/tok /), 'limit_conn lets one in');
+my $other = limited();
+$other->rest;
+is($other->status, 429, 'and no other');
+$c->close;
+ok(Live::await(sub {
+       $other = limited();
+       return $other->until(qr/tok /, 2);
+   }), 'when its client has gone, the next one');
+$other->close;
 
 is(Live::await(sub { $s->status->{nginx}{active} == 0 }), 1,
    'none is active');

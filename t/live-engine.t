@@ -120,7 +120,7 @@ my $c = $s->post('/v1/completions?stream',
 $c->until(qr/"text":"[^"]/);
 $s->hup;
 $s->new_workers(@old);
-$c->rest;
+$c->rest(60);
 ok($c->done, 'a stream goes on over a reload');
 $c->close;
 ok(Live::await(sub { !grep { Engine::alive($_) } @old }), 'reloaded');

@@ -160,7 +160,8 @@ Live::await(sub { !grep { Engine::alive($_) } @old });
 
 @old = $s->workers;
 $c = slow('forever', 10000, 50);
-$c->until(qr/tok /);
+@slow = map { slow("forever$_", 10000, 50) } 1 .. 8;
+$_->until(qr/tok /) for $c, @slow;
 my $t = time;
 $s->hup;
 $c->rest(15);
@@ -174,7 +175,22 @@ ok(Live::await(sub { !grep { Engine::alive($_) } @old }, 10),
    'the old workers have left');
 like($s->log_line(qr/\?forever/), qr/^200\|cancelled\|\d+\|\d+\|/,
      'the stream is logged');
+is(scalar(grep { $s->log_line(qr/\?forever$_\|/) =~ /^200\|cancelled\|/ }
+          1 .. 8), 8, 'so are all others, as cancelled');
+Live::gather(10, @slow);
+$_->close for @slow;
 $s->new_workers(@old);
+
+# a configuration without engines, and back
+@old = $s->workers;
+$c = slow('outlives', 20, 50);
+$c->until(qr/tok /);
+$s->conf(%conf, http => '', server => 'location / { return 204; }');
+$s->hup;
+ok($s->new_workers(@old), 'a configuration without moe_pass');
+ok(Live::await(sub { $s->get('/') =~ m{^HTTP/1.1 204} }), 'serves');
+$c->rest;
+is(whole($c), 1, 'a stream of the last one ends as it should');
 
 # quit
 $s->conf(%conf);
