@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "bench.h"
+#include "bench_drafts.h"
 #include "bench_products.h"
 #include "gen.h"
 #include "main.h"
@@ -22,7 +23,8 @@ enum {
     MOE_BENCH_OPT_TOKENS,
     MOE_BENCH_OPT_THREADS,
     MOE_BENCH_OPT_KERNELS,
-    MOE_BENCH_OPT_PRODUCTS
+    MOE_BENCH_OPT_PRODUCTS,
+    MOE_BENCH_OPT_DRAFTS
 };
 
 
@@ -34,6 +36,7 @@ typedef struct {
     uint32_t           tokens;
     uint32_t           threads;
     int                products;
+    const char        *drafts;         /* what is asked; NULL: not these */
 } moe_bench_options_t;
 
 
@@ -54,6 +57,7 @@ static int moe_bench_parse(moe_bench_options_t *o, int argc, char **argv);
 static int moe_bench_option(moe_bench_options_t *o, int c);
 static int moe_bench_number(const char *name, uint32_t min, uint32_t max,
     uint32_t *n);
+static int moe_bench_drafts_run(const moe_bench_options_t *o, moe_err_t *err);
 static int moe_bench_open(moe_bench_t *b, moe_err_t *err);
 static int moe_bench_round(moe_bench_t *b, uint32_t batch, moe_err_t *err);
 static void moe_bench_submit(moe_bench_t *b, uint32_t tag);
@@ -67,6 +71,7 @@ static void moe_bench_end(void *ctx, uint64_t tag, const moe_end_t *e);
 
 static const char  moe_bench_help[] =
     "usage: moe-engine bench -m DIR [options]\n"
+    "       moe-engine bench -m DIR --drafts TEXT [options]\n"
     "       moe-engine bench --products [--threads N] [--kernels NAME]\n"
     "\n"
     "Measures the model in DIR on this machine: prompts of random tokens, all\n"
@@ -78,6 +83,9 @@ static const char  moe_bench_help[] =
     "  --tokens N        tokens sampled for each (default: 64)\n"
     "  --threads N       computing threads (default: all cores)\n"
     "  --kernels NAME    plain, avx2 or avx512 (default: the fastest)\n"
+    "\n"
+    "With --drafts, answers to TEXT at temperature 1, without drafts by the\n"
+    "model's MTP layer, with them always, and where they were seen to pay.\n"
     "\n"
     "With --products, no model: feed-forward parts of experts with packed\n"
     "weights, against what the same threads can read and multiply.\n"
@@ -94,6 +102,7 @@ static const struct option  moe_bench_long[] = {
     { "tokens", required_argument, NULL, MOE_BENCH_OPT_TOKENS },
     { "threads", required_argument, NULL, MOE_BENCH_OPT_THREADS },
     { "kernels", required_argument, NULL, MOE_BENCH_OPT_KERNELS },
+    { "drafts", required_argument, NULL, MOE_BENCH_OPT_DRAFTS },
     { "products", no_argument, NULL, MOE_BENCH_OPT_PRODUCTS },
     { "help", no_argument, NULL, 'h' },
     { NULL, 0, NULL, 0 }
@@ -116,6 +125,16 @@ moe_bench_main(int argc, char **argv)
     rc = moe_bench_parse(&b.o, argc, argv);
     if (rc != 0) {
         return rc > 0 ? 0 : MOE_EXIT_USAGE;
+    }
+
+    if (b.o.drafts) {
+        rc = moe_bench_drafts_run(&b.o, &err);
+
+        if (rc != 0) {
+            fprintf(stderr, "moe-engine bench: %s\n", err.text);
+        }
+
+        return rc != 0 ? MOE_EXIT_ERROR : 0;
     }
 
     rc = b.o.products ? moe_bench_products(b.o.threads, b.o.kernels, &err)
@@ -184,6 +203,10 @@ moe_bench_option(moe_bench_options_t *o, int c)
         o->dir = optarg;
         return 0;
 
+    case MOE_BENCH_OPT_DRAFTS:
+        o->drafts = optarg;
+        return 0;
+
     case MOE_BENCH_OPT_PRODUCTS:
         o->products = 1;
         return 0;
@@ -231,6 +254,22 @@ moe_bench_number(const char *name, uint32_t min, uint32_t max, uint32_t *n)
     *n = (uint32_t) v;
 
     return 0;
+}
+
+
+static int
+moe_bench_drafts_run(const moe_bench_options_t *o, moe_err_t *err)
+{
+    moe_bench_drafts_t  d;
+
+    d.dir = o->dir;
+    d.kernels = o->kernels;
+    d.text = o->drafts;
+    d.threads = o->threads;
+    d.batch = o->batch;
+    d.tokens = o->tokens;
+
+    return moe_bench_drafts(&d, err);
 }
 
 

@@ -8,6 +8,7 @@
 #include "gen.h"
 #include "model/config.h"
 #include "model/sampler.h"
+#include "pace.h"
 #include "sched/sched.h"
 
 
@@ -53,6 +54,9 @@ struct moe_gen_s {
     void                        *ctx;
     LIST_HEAD(, moe_gen_job_s)   jobs;
     moe_stats_t                  stats;
+
+    uint64_t                     step_us;        /* 0: no end */
+    moe_pace_t                   pace;
 
     moe_draft_e                  draft;
     moe_draft_policy_t           policy;
@@ -170,6 +174,7 @@ moe_gen_create(moe_model_t *m, const moe_gen_options_t *o,
     g->sampler = moe_sampler_new(g->vocab);
     g->logits = malloc((size_t) so.max_out * g->vocab * sizeof(float));
 
+    g->step_us = (uint64_t) o->step_ms * 1000;
     g->draft = moe_model_has_mtp(m) ? o->draft : MOE_DRAFT_OFF;
 
     if (g->sampler == NULL || g->logits == NULL
@@ -471,12 +476,15 @@ moe_gen_credit(moe_gen_t *g, moe_gen_job_t *j, uint32_t bytes)
 int
 moe_gen_step(moe_gen_t *g, moe_err_t *err)
 {
-    uint32_t           i;
+    uint32_t           i, n, prompts;
     uint64_t           began, sampled;
     const moe_step_t  *step;
 
     began = moe_gen_now();
     sampled = g->stats.completion_tokens;
+    prompts = 0;
+
+    moe_sched_set_prefill(g->sched, moe_pace_rows(&g->pace, g->step_us));
     step = moe_sched_form(g->sched);
 
     if (step == NULL) {
@@ -495,6 +503,9 @@ moe_gen_step(moe_gen_t *g, moe_err_t *err)
     g->stats.steps++;
 
     for (i = 0; i < step->n; i++) {
+        n = step->entries[i].nrows - step->entries[i].ndrafts;
+        prompts += n > 1 ? n : 0;
+
         g->stats.draft_tokens += step->entries[i].ndrafts;
         g->lives[i] = (uint8_t) moe_gen_entry(g, &step->entries[i]);
     }
@@ -504,6 +515,8 @@ moe_gen_step(moe_gen_t *g, moe_err_t *err)
     {
         return -1;
     }
+
+    moe_pace_seen(&g->pace, prompts, moe_gen_now() - began);
 
     return 1;
 }

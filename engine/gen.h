@@ -52,6 +52,8 @@ typedef struct {
     uint32_t    max_running;       /* 0: 64 */
     uint32_t    step_tokens;       /* 0: 512; at most the model's max_rows */
     uint32_t    prefill_chunk;     /* 0: 256 */
+    uint32_t    step_ms;           /* that a step with prompts should take at
+                                    * most while others decode; 0: no end */
     moe_draft_e draft;             /* for a model opened with mtp */
 } moe_gen_options_t;
 

@@ -172,6 +172,7 @@ moe_rank_open(moe_rank_t *r, moe_err_t *err)
     go.max_running = r->o->max_running;
     go.step_tokens = r->o->step_tokens;
     go.prefill_chunk = r->o->prefill_chunk;
+    go.step_ms = r->o->step_ms;
     go.draft = r->o->draft;
 
     r->gen = moe_gen_create(r->model, &go, &moe_rank_sink, r, err);

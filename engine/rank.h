@@ -74,6 +74,8 @@ typedef struct {
     uint32_t          step_tokens;    /* rows in a step; 0: 512 */
     uint32_t          prefill_chunk;  /* rows of one prompt in a step; 0:
                                        * 256 */
+    uint32_t          step_ms;        /* that a step with prompts takes while
+                                       * others decode; 0: no end */
     size_t            lane_size;      /* of the ring of events; 0: 8 MiB */
     moe_draft_e       draft;          /* by the model's MTP layer, if any */
     moe_kv_format_e   kv_format;

@@ -22,6 +22,7 @@ enum {
     MOE_OPT_RUNNING,
     MOE_OPT_STEP,
     MOE_OPT_CHUNK,
+    MOE_OPT_STEP_TIME,
     MOE_OPT_DRAFTS,
     MOE_OPT_KV,
     MOE_OPT_KV_FORMAT,
@@ -52,6 +53,7 @@ static const struct option  moe_serve_long[] = {
     { "max-running", required_argument, NULL, MOE_OPT_RUNNING },
     { "step-tokens", required_argument, NULL, MOE_OPT_STEP },
     { "prefill-chunk", required_argument, NULL, MOE_OPT_CHUNK },
+    { "step-time", required_argument, NULL, MOE_OPT_STEP_TIME },
     { "drafts", required_argument, NULL, MOE_OPT_DRAFTS },
     { "kv-memory", required_argument, NULL, MOE_OPT_KV },
     { "kv-format", required_argument, NULL, MOE_OPT_KV_FORMAT },
@@ -111,6 +113,9 @@ static const char  moe_serve_help[] =
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
     "  --step-tokens N        rows in a step (default: 512)\n"
     "  --prefill-chunk N      rows of one prompt in a step (default: 256)\n"
+    "  --step-time MS         prompts take so few rows that a step in which\n"
+    "                         others get tokens lasts about that long; 0: as\n"
+    "                         many as there are (default: 200)\n"
     "  --drafts WHEN          tokens drafted ahead by the model's MTP layer,\n"
     "                         if it has one: auto (where it is faster, the\n"
     "                         default), off or always; no answer changes\n"
@@ -312,6 +317,10 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
         return moe_option_number(name, value, 1, 65536,
                                  &o->rank.prefill_chunk, err);
 
+    case MOE_OPT_STEP_TIME:
+        return moe_option_number(name, value, 0, 60000, &o->rank.step_ms,
+                                 err);
+
     case MOE_OPT_DRAFTS:
         rc = moe_option_choice(name, value, drafts, &i, err);
         o->rank.draft = (moe_draft_e) i;
@@ -383,6 +392,7 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
 
     o->rank.nranks = 1;
     o->rank.max_running = 64;
+    o->rank.step_ms = 200;
     o->mode = 0660;
     o->queue = 1024;
     o->drain_s = 30;

@@ -60,7 +60,10 @@ struct moe_sched_s {
     uint64_t                  arrivals;
     uint64_t                  preempted;
 
+    uint32_t                  prefill;      /* rows beside those that decode */
+
     moe_step_t                step;
+    uint32_t                  limit;        /* of its rows but for drafts */
     uint32_t                  nrows;        /* planned */
     uint32_t                  nout;
     uint32_t                 *row_ids;
@@ -134,6 +137,7 @@ moe_sched_create(const moe_sched_options_t *o, moe_err_t *err)
     }
 
     s->o = *o;
+    s->prefill = o->step_tokens;
 
     fit = (uint64_t) o->pages * MOE_PAGE_SIZE;
     if (s->o.max_len > fit) {
@@ -269,6 +273,13 @@ moe_sched_remove(moe_sched_t *s, moe_seq_t *seq)
 
 
 void
+moe_sched_set_prefill(moe_sched_t *s, uint32_t rows)
+{
+    s->prefill = rows;
+}
+
+
+void
 moe_sched_park(moe_sched_t *s, moe_seq_t *seq)
 {
     if (seq->state != MOE_SEQ_PARKED) {
@@ -301,6 +312,13 @@ moe_sched_form(moe_sched_t *s)
 
     moe_sched_yield(s);
     moe_sched_plan_decodes(s);
+
+    s->limit = s->o.step_tokens;
+
+    if (s->nrows > 0 && s->limit - s->nrows > s->prefill) {
+        s->limit = s->nrows + s->prefill;
+    }
+
     moe_sched_plan_prefills(s);
     moe_sched_plan_waiting(s, INT64_MIN);
     moe_sched_plan_drafts(s);
@@ -503,7 +521,9 @@ moe_sched_plan_prefills(moe_sched_t *s)
             n = moe_sched_chunk(s, seq);
         }
 
-        if (seq->state == MOE_SEQ_RUNNING && n > 0 && moe_sched_reserve(s, seq, seq->computed + n) == 0) {
+        if (seq->state == MOE_SEQ_RUNNING && n > 0
+            && moe_sched_reserve(s, seq, seq->computed + n) == 0)
+        {
             moe_sched_plan(s, seq, n);
         }
 
@@ -526,7 +546,7 @@ moe_sched_plan_waiting(moe_sched_t *s, int64_t above)
         seq = TAILQ_FIRST(&s->lists[MOE_SEQ_WAITING]);
 
         if (seq == NULL || seq->priority <= above
-            || s->nrows == s->o.step_tokens
+            || s->nrows >= s->limit
             || moe_sched_admit(s, seq) != 0)
         {
             return;
@@ -662,7 +682,7 @@ moe_sched_chunk(moe_sched_t *s, moe_seq_t *seq)
         n = s->o.prefill_chunk;
     }
 
-    left = s->o.step_tokens - s->nrows;
+    left = s->limit > s->nrows ? s->limit - s->nrows : 0;
     if (n > left) {
         n = left;
     }

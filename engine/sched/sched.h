@@ -127,6 +127,12 @@ moe_seq_t *moe_sched_add(moe_sched_t *s, const moe_sched_request_t *r,
 /* Its pages go back, full ones to the cache.  Not between form and commit. */
 void moe_sched_remove(moe_sched_t *s, moe_seq_t *seq);
 
+/*
+ * Rows of prompts in a step in which others decode, at least 1; at first as
+ * many as a step has.  A step without any that decodes is not bounded by it.
+ */
+void moe_sched_set_prefill(moe_sched_t *s, uint32_t rows);
+
 /* A parked sequence is in no step and keeps its pages while others need not
  * have them.  Both may be called twice.  Not between form and commit. */
 void moe_sched_park(moe_sched_t *s, moe_seq_t *seq);

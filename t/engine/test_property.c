@@ -476,6 +476,7 @@ make_world(moe_gen_options_t *o, uint32_t *threads)
     o->max_running = draw(3) ? 1 + draw(12) : 0;
     o->step_tokens = draw(3) ? 1 + draw(90) : 0;
     o->prefill_chunk = draw(3) ? 1 + draw(70) : 0;
+    o->step_ms = draw(2);
     o->draft = (moe_draft_e) draw(3);
 
     for (i = 0; i < 4; i++) {

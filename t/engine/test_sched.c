@@ -494,6 +494,61 @@ test_budget(void **state)
 }
 
 
+/* while some decode prompts have few rows, and all who decode one each */
+static void
+test_prefill_rows(void **state)
+{
+    uint32_t             i, decode, prefill, mixed, running;
+    const moe_step_t    *step;
+    moe_sched_options_t  o = { 60, 300, 6, 64, 32, 8, { 0 } };
+
+    create(&o);
+    moe_sched_set_prefill(sched, 5);
+
+    for (i = 0; i < 3; i++) {
+        add(10, 0, 60, 0, 0, 0);
+    }
+
+    /* nobody decodes yet */
+    step = moe_sched_form(sched);
+    assert_int_equal(step->batch.nrows, 30);
+    assert_true(step_once());
+
+    add(100, 0, 110, 0, 0, 0);
+    add(80, 0, 90, 0, 0, 0);
+    mixed = 0;
+
+    while ((step = moe_sched_form(sched)) != NULL) {
+        decode = 0;
+        prefill = 0;
+
+        for (i = 0; i < step->n; i++) {
+            if (step->entries[i].nrows > 1 || !step->entries[i].last) {
+                prefill += step->entries[i].nrows;
+            } else {
+                decode++;
+            }
+        }
+
+        for (i = 0, running = 0; i < MAX_SEQS; i++) {
+            running += shadows[i].seq != NULL
+                       && moe_seq_computed(shadows[i].seq) + 1
+                          == shadows[i].len;
+        }
+
+        assert_true(decode >= running);
+        assert_true(prefill <= 5 || running == 0);
+        mixed += prefill > 0 && running > 0;
+
+        assert_true(step_once());
+    }
+
+    assert_true(mixed > 10);
+    assert_int_equal(live(), 0);
+    moe_sched_destroy(sched);
+}
+
+
 /* adds one that begins as all others here, steps, and says what was cached */
 static uint32_t
 cached_of(uint32_t nprompt, uint32_t ngen, int all_logits)
@@ -752,6 +807,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_prefill_rows),
         cmocka_unit_test(test_prefix),
         cmocka_unit_test(test_preempt_order),
         cmocka_unit_test(test_priorities),
