@@ -171,6 +171,10 @@ test: deps-test
 bench-sse: module $(BUILD)/t/moe-puppet
 	@tools/bench/sse.sh
 
+#: make bench-surge   what becomes of many times more requests than can be done
+bench-surge: module engine
+	@tools/bench/surge.sh
+
 #: make bench-exchange  what the exchange between ranks costs a layer
 $(BUILD)/bench-exchange: tools/bench/exchange.c $(LIB)
 	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< $(LIB) $(LDFLAGS) $(LDLIBS_)

@@ -2,15 +2,19 @@
  * admit: who may wait, before any work is done for it.
  *
  * A request is refused where the queue has no place for it, with 429 if it is
- * its own key that has them and with 503 if others do, and where it would wait
- * longer than it may, as far as the measured rate says.  Retry-After is when
- * those that would be before it will have been begun.
+ * its own key that has them and with 503 if others do, and where by the
+ * measured rate it would wait for most of the time that it may or longer.
+ * Retry-After is when those that would be before it will have been begun.
  */
 
 #include "front/front.h"
 
 
 #define MOE_ADMIT_RETRY_MAX  3600
+
+/* how much of what it may wait a request is let in with: it is worse to have
+ * waited in vain than to be told at once */
+#define MOE_ADMIT_PERCENT    75
 
 
 /* seconds, at least one */
@@ -88,7 +92,7 @@ moe_admit_late(moe_task_t *t)
     moe_front_t  *f;
 
     f = t->front;
-    may = t->job.timeout_ms * 1000ull;
+    may = t->job.timeout_ms * 1000ull * MOE_ADMIT_PERCENT / 100;
 
     /* what waits for nobody needs no estimate, and most need no exact one */
 
@@ -112,8 +116,8 @@ moe_admit_late(moe_task_t *t)
         f->stats.refused_late++;
         t->retry_after = moe_admit_seconds(wait - may);
         moe_task_fail(t, 503, "queue_timeout", NULL,
-                      "The request would wait about %u s, which is longer "
-                      "than it may.", moe_admit_seconds(wait));
+                      "The request would wait about %u s, which is too near "
+                      "to what it may.", moe_admit_seconds(wait));
     }
 
     return -1;

@@ -4,7 +4,7 @@
 #include "front/fair.h"
 
 
-#define MOE_RATE_WINDOW_US   20000000ull
+#define MOE_RATE_WINDOW_US   10000000ull
 #define MOE_RATE_LONGEST_US  600000000ull
 #define MOE_RATE_JOBS        16
 

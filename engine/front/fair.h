@@ -161,8 +161,8 @@ int moe_fair_over(const moe_fair_node_t *node);
 
 
 /*
- * How fast jobs are begun while others wait: measured over the last ten to
- * twenty seconds of such time, or as long as it takes to see sixteen.
+ * How fast jobs are begun while others wait: measured over the last five to
+ * ten seconds of such time, or as long as it takes to see sixteen.
  */
 
 typedef struct {
