@@ -6,7 +6,7 @@
 #
 #     make bench-surge
 #
-# SECONDS_=60 TIMES=40 RUNNING=16 QUEUE=256 MAY=5 change the load.
+# SECONDS_=60 TIMES=40 RUNNING=16 QUEUE=256 MAY=10 change the load.
 
 set -eu
 
@@ -15,7 +15,7 @@ cd "$(dirname "$0")/../.."
 root=$(pwd)
 dir=$root/build/bench/surge
 port=${PORT:-18490}
-may=${MAY:-5}
+may=${MAY:-10}
 
 rm -rf "$dir"
 mkdir -p "$dir"
@@ -29,6 +29,7 @@ cat >"$dir/nginx.conf" <<EOF
 load_module $root/build/ngx_http_moe_module.so;
 $([ "$(id -u)" != 0 ] || echo "user root;")
 worker_processes 1;
+daemon off;
 pid $dir/nginx.pid;
 error_log $dir/error.log;
 events { worker_connections 16384; }
@@ -53,11 +54,14 @@ http {
 }
 EOF
 
+# in one session, so that the scheduler has no groups to share among
+
 nginx=${NGINX:-nginx}
+master=
 engine=
 
 finish() {
-    [ ! -s "$dir/nginx.pid" ] || kill "$(cat "$dir/nginx.pid")" || true
+    [ -z "$master" ] || { kill $master && wait $master; } || true
     [ -z "$engine" ] || { kill $engine && wait $engine; } || true
 }
 
@@ -76,13 +80,12 @@ until grep -q " ready model=" "$dir/engine.log"; do
     sleep 0.1
 done
 
-$nginx -p "$dir" -e "$dir/error.log" -c "$dir/nginx.conf"
-
+$nginx -p "$dir" -e "$dir/error.log" -c "$dir/nginx.conf" &
+master=$!
 worker=
 
 until [ -n "$worker" ]; do
     sleep 0.1
-    master=$(cat "$dir/nginx.pid")
     worker=$(cat "/proc/$master/task/$master/children")
 done
 

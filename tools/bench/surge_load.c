@@ -8,7 +8,7 @@
  *     before    0.5 times the rate
  *     full      1 time the rate
  *     surge     TIMES the rate, for SECONDS
- *     after     0.5 times the rate, at once
+ *     after     0.5 times the rate, when what the surge left has ended
  *
  * Requests arrive by chance (Poisson), whether others have ended or not; at
  * most 4,000 are under way, what would be more is counted as not offered.
@@ -37,26 +37,8 @@
 
 #define CONNECTIONS  4000
 #define SAMPLES      1000000
-#define TOKENS       32
+#define TOKENS       128
 #define HIGH_EVERY   0.5
-
-
-/* one connection, kept alive between requests */
-typedef struct {
-    int         fd;
-    int         busy;
-    int         high;
-    int         status;         /* 0: the header is not here yet */
-    int         retry;          /* Retry-After */
-    int         error;          /* an error object was seen */
-    int         whole;          /* 1: its reason came, 2: [DONE] too */
-    long        left;           /* of the body; -1: chunked */
-    double      begun;
-    double      first;
-    double      last;
-    size_t      n;
-    char        buf[8192];
-} conn_t;
 
 
 typedef struct {
@@ -77,6 +59,7 @@ typedef struct {
     int         retry_least;
     int         retry_most;
     double      seconds;
+    double      cpu[4];         /* seconds: front, rank, worker, this */
     samples_t   ttft;
     samples_t   itl;
     samples_t   high_ttft;
@@ -85,9 +68,31 @@ typedef struct {
 } phase_t;
 
 
+/* one connection, kept alive between requests */
+typedef struct {
+    phase_t    *phase;          /* in which its request was begun */
+    int         fd;
+    int         busy;
+    int         high;
+    int         status;         /* 0: the header is not here yet */
+    int         retry;          /* Retry-After */
+    int         error;          /* an error object was seen */
+    int         whole;          /* 1: its reason came, 2: [DONE] too */
+    long        left;           /* of the body; -1: chunked */
+    double      begun;
+    double      first;
+    double      last;
+    size_t      n;
+    char        buf[8192];
+} conn_t;
+
+
+
+
 static conn_t   *conns;
 static int       idle[CONNECTIONS], nidle, nbusy;
 static int       port, ep;
+static char     *pids[4];
 static uint64_t  serial;
 static phase_t  *now_phase;
 
@@ -172,6 +177,30 @@ anon_kb(const char *pid)
 }
 
 
+/* seconds on a processor, from the scheduler's own account */
+
+static double
+cpu_seconds(const char *pid)
+{
+    char                 path[64];
+    FILE                *f;
+    unsigned long long   ns;
+
+    snprintf(path, sizeof(path), "/proc/%s/schedstat", pid);
+    ns = 0;
+
+    f = fopen(path, "r");
+    if (f == NULL || fscanf(f, "%llu", &ns) != 1) {
+        fprintf(stderr, "surge_load: no processor time of %s\n", pid);
+        exit(1);
+    }
+
+    fclose(f);
+
+    return (double) ns * 1e-9;
+}
+
+
 static void
 conn_close(conn_t *c)
 {
@@ -192,7 +221,7 @@ conn_done(conn_t *c)
 static void
 conn_bad(conn_t *c, const char *why)
 {
-    if (now_phase->bad++ < 3) {
+    if (c->phase->bad++ < 3) {
         fprintf(stderr, "surge_load: %s: status %d: %.*s\n", why, c->status,
                 (int) (c->n < 400 ? c->n : 400), c->buf);
     }
@@ -208,7 +237,7 @@ conn_ended(conn_t *c)
     double    t;
     phase_t  *p;
 
-    p = now_phase;
+    p = c->phase;
     t = now();
 
     if (c->status == 200) {
@@ -437,6 +466,7 @@ offer(int high)
                  high ? 0 : key < 3 ? 0 : key - 2, high ? "high" : "normal",
                  n, body);
 
+    c->phase = now_phase;
     c->busy = 1;
     c->high = high;
     c->status = 0;
@@ -477,10 +507,15 @@ wait_events(double until)
 static void
 run_phase(phase_t *p, double rate, double seconds, int slots)
 {
+    int     i;
     double  begin, end, next, high;
 
     memset(p, 0, sizeof(phase_t));
     now_phase = p;
+
+    for (i = 0; i < 4; i++) {
+        p->cpu[i] = -cpu_seconds(pids[i]);
+    }
 
     begin = now();
     end = begin + seconds;
@@ -513,17 +548,22 @@ run_phase(phase_t *p, double rate, double seconds, int slots)
     }
 
     p->seconds = now() - begin;
+
+    for (i = 0; i < 4; i++) {
+        p->cpu[i] += cpu_seconds(pids[i]);
+    }
 }
 
 
 /* what is under way ends, and is its phase's */
 
-static void
+static double
 drain(double seconds)
 {
-    double  end;
+    double  begin, end;
 
-    end = now() + seconds;
+    begin = now();
+    end = begin + seconds;
 
     while (nbusy && now() < end) {
         wait_events(now() + 0.1);
@@ -533,11 +573,13 @@ drain(double seconds)
         fprintf(stderr, "surge_load: %d requests did not end\n", nbusy);
         exit(1);
     }
+
+    return now() - begin;
 }
 
 
 static void
-print_phase(const char *name, phase_t *p, char *const pids[])
+print_phase(const char *name, phase_t *p)
 {
     printf("| %-6s | %8.1f | %6.1f | %6llu | %6llu | %3d-%-3d | %5.0f / "
            "%5.0f | %5.0f / %5.0f | %4.1f | %5.0f / %5.0f | %4.1f | %5.1f "
@@ -560,7 +602,7 @@ int
 main(int argc, char **argv)
 {
     int       i, failed;
-    double    rate, seconds, times, may;
+    double    rate, seconds, times, may, left;
     phase_t   p[5];
 
     if (argc != 8) {
@@ -568,6 +610,11 @@ main(int argc, char **argv)
                 "WORKER\n");
         return 2;
     }
+
+    pids[0] = argv[5];
+    pids[1] = argv[6];
+    pids[2] = argv[7];
+    pids[3] = "self";
 
     port = atoi(argv[1]);
     seconds = atof(argv[2]);
@@ -603,18 +650,19 @@ main(int argc, char **argv)
 
     run_phase(&p[1], rate * 0.5, 15, 0);
     drain(60);
-    print_phase("before", &p[1], argv + 5);
+    print_phase("before", &p[1]);
 
     run_phase(&p[2], rate, 15, 0);
     drain(60);
-    print_phase("full", &p[2], argv + 5);
+    print_phase("full", &p[2]);
 
     run_phase(&p[3], rate * times, seconds, 0);
-    print_phase("surge", &p[3], argv + 5);
+    left = drain(60);
+    print_phase("surge", &p[3]);
 
     run_phase(&p[4], rate * 0.5, 15, 0);
     drain(60);
-    print_phase("after", &p[4], argv + 5);
+    print_phase("after", &p[4]);
 
     failed = 0;
 
@@ -622,11 +670,18 @@ main(int argc, char **argv)
         failed |= p[i].bad != 0;
     }
 
-    printf("\nOf %llu high requests in the surge %llu were refused. Offered "
-           "and not taken for want of connections here: %llu.\n",
-           (unsigned long long) p[3].high,
+    printf("\nOf %llu high requests in the surge %llu were refused. Not offered "
+           "for want of connections: %llu. The last of the surge's requests "
+           "ended %.1f s after it.\n", (unsigned long long) p[3].high,
            (unsigned long long) p[3].high_refused,
-           (unsigned long long) p[3].over);
+           (unsigned long long) p[3].over, left);
+
+    for (i = 2; i < 4; i++) {
+        printf("Processor time a second, %s: rank %.2f s, front %.2f s, nginx "
+               "%.2f s, the client %.2f s.\n", i == 2 ? "full" : "surge",
+               p[i].cpu[1] / p[i].seconds, p[i].cpu[0] / p[i].seconds,
+               p[i].cpu[2] / p[i].seconds, p[i].cpu[3] / p[i].seconds);
+    }
 
     if (percentile(&p[3].ttft, 100) > may * 1e3 + 1000) {
         printf("An admitted request waited longer than %.0f s.\n", may);
