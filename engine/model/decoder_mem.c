@@ -140,6 +140,8 @@ moe_decoder_memory(moe_model_t *m, moe_err_t *err)
                        m->mem.bytes, m->max_rows, strerror(errno));
     }
 
+    (void) madvise(m->mem.base, m->mem.bytes, MADV_HUGEPAGE);
+
     lay_out(m);
 
     return 0;

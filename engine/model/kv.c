@@ -97,6 +97,8 @@ moe_kv_resize(moe_kv_mem_t *kv, uint32_t pages, moe_err_t *err)
                        strerror(errno));
     }
 
+    (void) madvise(p, kv_bytes(kv, pages), MADV_HUGEPAGE);
+
     kv->base = p;
     kv->pages = pages;
 

@@ -565,6 +565,9 @@ st_map_fd(st_file_t *f, int fd, moe_err_t *err)
         return moe_err(err, "%s: mmap: %s", f->path, strerror(errno));
     }
 
+    /* weights are read from end to end; no matter where a system cannot */
+    (void) madvise(p, (size_t) sb.st_size, MADV_HUGEPAGE);
+
     f->data = p;
     f->size = (uint64_t) sb.st_size;
     f->mapped = 1;

@@ -5,7 +5,6 @@
 
 
 enum {
-    ROW_BLOCK = 48,             /* rows that a strip is used for at a time */
     QUANT_TASK = 1 << 15,       /* elements to quantize in a task */
     GLU_TASK = 1 << 16,         /* multiplications worth a task */
     GLU_POOL = 8 * GLU_TASK     /* ... worth waking anybody */
@@ -153,7 +152,7 @@ void
 moe_packed_columns(const moe_packed_ops_t *ops, const moe_matmul_t *p,
     uint32_t begin, uint32_t end)
 {
-    float           dots[ROW_BLOCK * MOE_STRIP], *out;
+    float           dots[MOE_STRIP_ROWS * MOE_STRIP], *out;
     size_t          size;
     uint32_t        i, row, rows, col, n, c;
     const float    *d;
@@ -164,7 +163,8 @@ moe_packed_columns(const moe_packed_ops_t *ops, const moe_matmul_t *p,
         n = end - col < MOE_STRIP ? end - col : MOE_STRIP;
 
         for (row = 0; row < p->nrows; row += rows) {
-            rows = p->nrows - row < ROW_BLOCK ? p->nrows - row : ROW_BLOCK;
+            rows = p->nrows - row < MOE_STRIP_ROWS ? p->nrows - row
+                                                   : MOE_STRIP_ROWS;
 
             strip_run(ops, &p->w, col, p->q + row * size, rows, dots);
 
@@ -186,7 +186,8 @@ static void
 glu_in(const moe_packed_ops_t *ops, const moe_glu_t *p, uint32_t begin,
     uint32_t end)
 {
-    float     gate[ROW_BLOCK * MOE_STRIP], up[ROW_BLOCK * MOE_STRIP];
+    float     gate[MOE_STRIP_ROWS * MOE_STRIP];
+    float     up[MOE_STRIP_ROWS * MOE_STRIP];
     size_t    x_size, h_size;
     uint32_t  i, s, row, rows, groups;
 
@@ -196,7 +197,8 @@ glu_in(const moe_packed_ops_t *ops, const moe_glu_t *p, uint32_t begin,
 
     for (s = begin; s < end; s++) {
         for (row = 0; row < p->nrows; row += rows) {
-            rows = p->nrows - row < ROW_BLOCK ? p->nrows - row : ROW_BLOCK;
+            rows = p->nrows - row < MOE_STRIP_ROWS ? p->nrows - row
+                                                   : MOE_STRIP_ROWS;
 
             strip_run(ops, &p->gate, s * MOE_STRIP, p->q + row * x_size,
                       rows, gate);

@@ -37,6 +37,7 @@
 enum {
     MOE_GROUP = 32,             /* inputs that share a scale */
     MOE_STRIP = 32,             /* outputs of a strip */
+    MOE_STRIP_ROWS = 48,        /* most rows that it is used for at a time */
     MOE_I8_BLOCK = 1088,        /* bytes */
     MOE_I4_BLOCK = 576
 };
@@ -47,7 +48,7 @@ typedef struct {
     const uint8_t  *w;
     const uint8_t  *x;          /* quantized rows, moe_packed_row() apart */
     uint32_t        groups;
-    uint32_t        nrows;
+    uint32_t        nrows;      /* at most MOE_STRIP_ROWS */
     float          *out;
 } moe_strip_t;
 

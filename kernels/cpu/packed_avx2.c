@@ -1,7 +1,13 @@
 /*
- * vpmaddubsw adds two products in 16 bits.  With |q(w)| <= 128 as its unsigned
- * factor and the sign of w moved to x they are at most 2 * 128 * 127, which
- * fits; so do the sums of eight for nibbles, 8 * 2 * 15 * 127.
+ * vpmaddubsw adds two products in 16 bits.  Nibbles fit, and so do the sums of
+ * sixteen products, 16 * 15 * 127.  Of int8 either the sign of w is moved to
+ * x, so that a sum is at most 2 * 128 * 127; or both are widened to 16 bits
+ * for vpmaddwd, of each four the first and third in one register, the second
+ * and fourth in another.
+ *
+ * One or two rows read a strip once from front to end.  Some rows go by half
+ * strips, so that their sums fit the registers.  Many rows of int8 share
+ * groups that are widened once, a few at a time, in the first-level cache.
  */
 
 #define VL  8
@@ -9,38 +15,124 @@
 #include "kernels/cpu/packed_body.h"
 
 
-enum { ROWS = 4 };              /* of a tile, 16 columns at a time */
+enum {
+    FEW = 2,                    /* rows that read a strip once */
+    ROWS = 4,                   /* of a tile, 16 columns at a time */
+    WIDE_ROWS = 3,              /* of a tile, 32 columns at a time */
+    MANY = 12,                  /* rows that are worth widening for */
+    CHUNK = 4,                  /* groups that are widened at a time */
+    AHEAD = 1024                /* bytes to prefetch, for few rows */
+};
 
 
-/* 8 columns' sums over a group of int8, for rt rows */
+/* some groups of int8, widened for many rows */
+typedef struct {
+    /* a group: 16 times two inputs of 32 outputs */
+    _Alignas(64) uint8_t  w[CHUNK][2048];
+    _Alignas(64) float    scales[CHUNK][MOE_STRIP];
+
+    /* 16 words of two inputs a group */
+    _Alignas(64) int32_t  x[MOE_STRIP_ROWS][CHUNK][16];
+} chunk_t;
+
+
+INLINE __m256i
+load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+
+
+INLINE __m256i
+word(const void *p)
+{
+    int32_t  v;
+
+    memcpy(&v, p, 4);
+
+    return _mm256_set1_epi32(v);
+}
+
+
+/* first and third, second and fourth of four quants with their offset */
 INLINE void
-group_i8(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
-    __m256i q[][2])
+widen_weights(__m256i b, __m256i *even, __m256i *odd)
+{
+    *even = _mm256_and_si256(b, _mm256_set1_epi16(255));
+    *odd = _mm256_srli_epi16(b, 8);
+}
+
+
+/* the same of inputs, which have a sign */
+INLINE void
+widen_inputs(__m256i b, __m256i *even, __m256i *odd)
+{
+    *even = _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8);
+    *odd = _mm256_srai_epi16(b, 8);
+}
+
+
+/*
+ * Sums are kept in their registers one by one: free to choose, compilers
+ * multiply ahead, run out of registers and carry sums through memory.
+ */
+INLINE __m256i
+kept(__m256i sum)
+{
+    __asm__ volatile("" : "+x" (sum));
+
+    return sum;
+}
+
+
+INLINE __m256i
+dot_add(__m256i sum, __m256i a, __m256i b)
+{
+    return kept(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)));
+}
+
+
+INLINE __m256i
+dot_add8(__m256i sum, __m256i a, __m256i b)
+{
+    return kept(_mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b)));
+}
+
+
+/* out += (float) q * (scale * d); sums over groups stay in memory, for the
+ * registers are all taken within a group */
+INLINE void
+scaled_add(float *out, __m256i q, __m256 scale, __m256 d)
+{
+    _mm256_storeu_ps(out, _mm256_fmadd_ps(_mm256_cvtepi32_ps(q),
+                                          _mm256_mul_ps(scale, d),
+                                          _mm256_loadu_ps(out)));
+}
+
+
+/* 32 columns' sums over a group of int8, for rt rows */
+INLINE void
+few_i8(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
+    __m256i q[][4])
 {
     int      i, k, h;
-    __m256i  b, a, v, one;
-
-    one = _mm256_set1_epi16(1);
+    __m256i  even, odd, xe[FEW], xo[FEW];
 
     UNROLL
-    for (i = 0; i < rt; i++) {
-        q[i][0] = q[i][1] = _mm256_setzero_si256();
-    }
-
     for (k = 0; k < 8; k++) {
         UNROLL
-        for (h = 0; h < 2; h++) {
-            b = _mm256_loadu_si256((const void *) (w + k * 128 + h * 32));
-            b = _mm256_xor_si256(b, _mm256_set1_epi8(-128));
-            a = _mm256_abs_epi8(b);
+        for (i = 0; i < rt; i++) {
+            widen_inputs(word(x + i * ldx + k * 4), &xe[i], &xo[i]);
+        }
+
+        UNROLL
+        for (h = 0; h < 4; h++) {
+            widen_weights(load(w + k * 128 + h * 32), &even, &odd);
 
             UNROLL
             for (i = 0; i < rt; i++) {
-                v = _mm256_set1_epi32(*(const int32_t *)
-                                      (x + i * ldx + k * 4));
-                v = _mm256_maddubs_epi16(a, _mm256_sign_epi8(v, b));
-                q[i][h] = _mm256_add_epi32(q[i][h],
-                                           _mm256_madd_epi16(v, one));
+                q[i][h] = dot_add(q[i][h], even, xe[i]);
+                q[i][h] = dot_add(q[i][h], odd, xo[i]);
             }
         }
     }
@@ -48,108 +140,365 @@ group_i8(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
 
 
 INLINE void
-group_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
-    const int32_t *sums, __m256i q[][2])
+few_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
+    __m256i q[][4])
 {
     int      i, k, h;
-    __m256i  b, lo, hi, v, low;
+    __m256i  b, lo, hi, low, xl[FEW], xh[FEW], s[FEW][4];
 
     low = _mm256_set1_epi8(15);
 
     UNROLL
     for (i = 0; i < rt; i++) {
-        q[i][0] = q[i][1] = _mm256_setzero_si256();
+        UNROLL
+        for (h = 0; h < 4; h++) {
+            s[i][h] = _mm256_setzero_si256();
+        }
     }
 
+    UNROLL
     for (k = 0; k < 4; k++) {
         UNROLL
-        for (h = 0; h < 2; h++) {
-            b = _mm256_loadu_si256((const void *) (w + k * 128 + h * 32));
+        for (i = 0; i < rt; i++) {
+            xl[i] = word(x + i * ldx + k * 8);
+            xh[i] = word(x + i * ldx + k * 8 + 4);
+        }
+
+        UNROLL
+        for (h = 0; h < 4; h++) {
+            b = load(w + k * 128 + h * 32);
             lo = _mm256_and_si256(b, low);
             hi = _mm256_and_si256(_mm256_srli_epi16(b, 4), low);
 
             UNROLL
             for (i = 0; i < rt; i++) {
-                v = _mm256_set1_epi32(*(const int32_t *)
-                                      (x + i * ldx + k * 8));
-                q[i][h] = _mm256_add_epi16(q[i][h],
-                                           _mm256_maddubs_epi16(lo, v));
-                v = _mm256_set1_epi32(*(const int32_t *)
-                                      (x + i * ldx + k * 8 + 4));
-                q[i][h] = _mm256_add_epi16(q[i][h],
-                                           _mm256_maddubs_epi16(hi, v));
+                s[i][h] = dot_add8(s[i][h], lo, xl[i]);
+                s[i][h] = dot_add8(s[i][h], hi, xh[i]);
             }
         }
     }
 
     UNROLL
     for (i = 0; i < rt; i++) {
-        v = _mm256_set1_epi32(sums[i * ldx / 4]);
-
         UNROLL
-        for (h = 0; h < 2; h++) {
-            q[i][h] = _mm256_madd_epi16(q[i][h], _mm256_set1_epi16(1));
-            q[i][h] = _mm256_add_epi32(q[i][h], v);
+        for (h = 0; h < 4; h++) {
+            q[i][h] = dot_add(q[i][h], s[i][h], _mm256_set1_epi16(1));
         }
     }
 }
 
 
-/* rt rows against a half strip, columns 16 * half .. + 16 */
+/* all groups and columns of a strip for rt rows */
 INLINE void
-tile(const moe_strip_t *s, moe_wtype_e type, int rt, int half,
-    const uint8_t *x, size_t ldx, float *out)
+few(const moe_strip_t *s, moe_wtype_e type, int rt)
 {
     int             i, h;
-    size_t          size;
-    __m256          f[ROWS][2], d, scale[2];
-    __m256i         q[ROWS][2];
+    float          *out;
+    size_t          ldx, size, line;
+    __m256          scale;
+    __m256i         q[FEW][4];
     uint32_t        g;
     const float    *scales;
     const int32_t  *sums;
     const uint8_t  *w;
 
     size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
-    scales = moe_row_scales(x, s->groups);
-    sums = moe_row_sums(x, s->groups, type);
+    ldx = moe_packed_row(s->groups);
+    scales = moe_row_scales(s->x, s->groups);
+    sums = moe_row_sums(s->x, s->groups, type);
     w = s->w;
-
-    UNROLL
-    for (i = 0; i < rt; i++) {
-        f[i][0] = f[i][1] = _mm256_setzero_ps();
-    }
+    out = s->out;
 
     for (g = 0; g < s->groups; g++, w += size) {
 
-        if (type == MOE_W_I8_G32) {
-            group_i8(w + half * 64, rt, x + g * 32, ldx, q);
-        } else {
-            group_i4(w + half * 64, rt, x + g * 32, ldx, sums + g, q);
-        }
-
-        UNROLL
-        for (h = 0; h < 2; h++) {
-            scale[h] = _mm256_cvtph_ps(_mm_loadu_si128((const void *)
-                           (w + size - 64 + half * 32 + h * 16)));
+        for (line = 0; line < size; line += 64) {
+            _mm_prefetch((const char *) w + AHEAD + line, _MM_HINT_T0);
         }
 
         UNROLL
         for (i = 0; i < rt; i++) {
-            d = _mm256_set1_ps(scales[i * ldx / 4 + g]);
+            UNROLL
+            for (h = 0; h < 4; h++) {
+                q[i][h] = _mm256_set1_epi32(sums[i * ldx / 4 + g]);
+            }
+        }
+
+        if (type == MOE_W_I8_G32) {
+            few_i8(w, rt, s->x + g * 32, ldx, q);
+        } else {
+            few_i4(w, rt, s->x + g * 32, ldx, q);
+        }
+
+        UNROLL
+        for (h = 0; h < 4; h++) {
+            scale = _mm256_cvtph_ps(_mm_loadu_si128((const void *)
+                        (w + size - 64 + h * 16)));
 
             UNROLL
-            for (h = 0; h < 2; h++) {
-                f[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(q[i][h]),
-                                          _mm256_mul_ps(scale[h], d),
-                                          f[i][h]);
+            for (i = 0; i < rt; i++) {
+                scaled_add(out + i * MOE_STRIP + h * 8, q[i][h], scale,
+                           _mm256_set1_ps(scales[i * ldx / 4 + g]));
+            }
+        }
+    }
+}
+
+
+/* 16 columns' sums over a group of int8 */
+INLINE void
+half_i8(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
+    __m256i q[][2])
+{
+    int      i, k, h;
+    __m256i  b, a, v;
+
+    UNROLL
+    for (k = 0; k < 8; k++) {
+        UNROLL
+        for (h = 0; h < 2; h++) {
+            b = _mm256_xor_si256(load(w + k * 128 + h * 32),
+                                 _mm256_set1_epi8(-128));
+            a = _mm256_abs_epi8(b);
+
+            UNROLL
+            for (i = 0; i < rt; i++) {
+                v = _mm256_sign_epi8(word(x + i * ldx + k * 4), b);
+                q[i][h] = dot_add(q[i][h], _mm256_maddubs_epi16(a, v),
+                                  _mm256_set1_epi16(1));
+            }
+        }
+    }
+}
+
+
+INLINE void
+half_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
+    __m256i q[][2])
+{
+    int      i, k, h;
+    __m256i  b, lo, hi, low, s[ROWS][2];
+
+    low = _mm256_set1_epi8(15);
+
+    UNROLL
+    for (i = 0; i < rt; i++) {
+        s[i][0] = s[i][1] = _mm256_setzero_si256();
+    }
+
+    UNROLL
+    for (k = 0; k < 4; k++) {
+        UNROLL
+        for (h = 0; h < 2; h++) {
+            b = load(w + k * 128 + h * 32);
+            lo = _mm256_and_si256(b, low);
+            hi = _mm256_and_si256(_mm256_srli_epi16(b, 4), low);
+
+            UNROLL
+            for (i = 0; i < rt; i++) {
+                s[i][h] = dot_add8(s[i][h], lo, word(x + i * ldx + k * 8));
+                s[i][h] = dot_add8(s[i][h], hi,
+                                   word(x + i * ldx + k * 8 + 4));
             }
         }
     }
 
     UNROLL
     for (i = 0; i < rt; i++) {
-        _mm256_storeu_ps(out + i * MOE_STRIP + half * 16, f[i][0]);
-        _mm256_storeu_ps(out + i * MOE_STRIP + half * 16 + 8, f[i][1]);
+        UNROLL
+        for (h = 0; h < 2; h++) {
+            q[i][h] = dot_add(q[i][h], s[i][h], _mm256_set1_epi16(1));
+        }
+    }
+}
+
+
+/* rt rows from r on against half a strip */
+INLINE void
+half(const moe_strip_t *s, moe_wtype_e type, int rt, uint32_t r, int right)
+{
+    int             i, h;
+    float          *out;
+    size_t          ldx, size;
+    __m256          scale;
+    __m256i         q[ROWS][2];
+    uint32_t        g;
+    const float    *scales;
+    const int32_t  *sums;
+    const uint8_t  *w, *x;
+
+    size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    ldx = moe_packed_row(s->groups);
+    x = s->x + r * ldx;
+    scales = moe_row_scales(x, s->groups);
+    sums = moe_row_sums(x, s->groups, type);
+    w = s->w;
+    out = s->out + r * MOE_STRIP + right * 16;
+
+    for (g = 0; g < s->groups; g++, w += size) {
+
+        UNROLL
+        for (i = 0; i < rt; i++) {
+            q[i][0] = q[i][1] = type == MOE_W_I8_G32
+                                ? _mm256_setzero_si256()
+                                : word(sums + i * ldx / 4 + g);
+        }
+
+        if (type == MOE_W_I8_G32) {
+            half_i8(w + right * 64, rt, x + g * 32, ldx, q);
+        } else {
+            half_i4(w + right * 64, rt, x + g * 32, ldx, q);
+        }
+
+        UNROLL
+        for (h = 0; h < 2; h++) {
+            scale = _mm256_cvtph_ps(_mm_loadu_si128((const void *)
+                        (w + size - 64 + right * 32 + h * 16)));
+
+            UNROLL
+            for (i = 0; i < rt; i++) {
+                scaled_add(out + i * MOE_STRIP + h * 8, q[i][h], scale,
+                           _mm256_set1_ps(scales[i * ldx / 4 + g]));
+            }
+        }
+    }
+}
+
+
+/* n groups of the strip from group g on; what comes after them is called
+ * for meanwhile */
+INLINE void
+chunk_weights(chunk_t *c, const moe_strip_t *s, uint32_t g, uint32_t n)
+{
+    int             h;
+    size_t          line;
+    __m256i         even, odd;
+    uint32_t        i, k;
+    const uint8_t  *w;
+
+    w = s->w + g * MOE_I8_BLOCK;
+
+    for (line = 0; line < n * MOE_I8_BLOCK; line += 64) {
+        _mm_prefetch((const char *) w + n * MOE_I8_BLOCK + line, _MM_HINT_T0);
+    }
+
+    for (i = 0; i < n; i++, w += MOE_I8_BLOCK) {
+        for (k = 0; k < 32; k++) {
+            widen_weights(load(w + k * 32), &even, &odd);
+            _mm256_store_si256((__m256i *) (c->w[i] + k * 64), even);
+            _mm256_store_si256((__m256i *) (c->w[i] + k * 64 + 32), odd);
+        }
+
+        for (h = 0; h < 4; h++) {
+            _mm256_store_ps(c->scales[i] + h * 8,
+                _mm256_cvtph_ps(_mm_loadu_si128((const void *)
+                    (w + MOE_I8_BLOCK - 64 + h * 16))));
+        }
+    }
+}
+
+
+/* inputs of groups g .. g + n */
+INLINE void
+chunk_inputs(chunk_t *c, const moe_strip_t *s, uint32_t g, uint32_t n)
+{
+    size_t    ldx;
+    __m256i   even, odd;
+    uint32_t  r, i;
+
+    ldx = moe_packed_row(s->groups);
+
+    for (r = 0; r < s->nrows; r++) {
+        for (i = 0; i < n; i++) {
+            widen_inputs(load(s->x + r * ldx + (g + i) * 32), &even, &odd);
+            _mm256_store_si256((__m256i *) c->x[r][i], even);
+            _mm256_store_si256((__m256i *) (c->x[r][i] + 8), odd);
+        }
+    }
+}
+
+
+/* rt rows from r on against n groups, which begin at g; w is used where it
+ * lies in memory, for sums take the registers */
+INLINE void
+wide(const chunk_t *c, const moe_strip_t *s, int rt, uint32_t r, uint32_t g,
+    uint32_t n)
+{
+    int             i, k, h;
+    float          *out;
+    size_t          ldx;
+    __m256          d;
+    __m256i         q[WIDE_ROWS][4], v;
+    uint32_t        j;
+    const float    *scales;
+    const int32_t  *sums;
+    const uint8_t  *x;
+
+    ldx = moe_packed_row(s->groups);
+    x = s->x + r * ldx;
+    scales = moe_row_scales(x, s->groups) + g;
+    sums = moe_row_sums(x, s->groups, MOE_W_I8_G32) + g;
+    out = s->out + r * MOE_STRIP;
+
+    for (j = 0; j < n; j++) {
+
+        UNROLL
+        for (i = 0; i < rt; i++) {
+            UNROLL
+            for (h = 0; h < 4; h++) {
+                q[i][h] = word(sums + i * ldx / 4 + j);
+            }
+        }
+
+        UNROLL
+        for (k = 0; k < 16; k++) {
+            UNROLL
+            for (i = 0; i < rt; i++) {
+                v = word(&c->x[r + i][j][k % 2 * 8 + k / 2]);
+
+                UNROLL
+                for (h = 0; h < 4; h++) {
+                    q[i][h] = dot_add(q[i][h], v,
+                        *(const __m256i *) (c->w[j] + k / 2 * 256
+                                            + k % 2 * 32 + h * 64));
+                }
+            }
+        }
+
+        UNROLL
+        for (i = 0; i < rt; i++) {
+            d = _mm256_set1_ps(scales[i * ldx / 4 + j]);
+
+            UNROLL
+            for (h = 0; h < 4; h++) {
+                scaled_add(out + i * MOE_STRIP + h * 8, q[i][h],
+                           _mm256_load_ps(c->scales[j] + h * 8), d);
+            }
+        }
+    }
+}
+
+
+static void
+many_i8(const moe_strip_t *s)
+{
+    chunk_t   c;
+    uint32_t  g, n, r, rt;
+
+    for (g = 0; g < s->groups; g += n) {
+        n = s->groups - g < CHUNK ? s->groups - g : CHUNK;
+
+        chunk_weights(&c, s, g, n);
+        chunk_inputs(&c, s, g, n);
+
+        for (r = 0; r < s->nrows; r += rt) {
+            rt = tile_of(s->nrows - r, WIDE_ROWS);
+
+            if (rt == 3) {
+                wide(&c, s, 3, r, g, n);
+            } else {
+                wide(&c, s, 2, r, g, n);
+            }
+        }
     }
 }
 
@@ -157,32 +506,39 @@ tile(const moe_strip_t *s, moe_wtype_e type, int rt, int half,
 INLINE void
 strip(const moe_strip_t *s, moe_wtype_e type)
 {
-    int             half;
-    float          *out;
-    size_t          ldx;
-    uint32_t        r, n;
-    const uint8_t  *x;
+    int       right;
+    uint32_t  r, rt;
 
-    ldx = moe_packed_row(s->groups);
+    memset(s->out, 0, (size_t) s->nrows * MOE_STRIP * sizeof(float));
 
-    for (r = 0; r < s->nrows; r += n) {
-        n = tile_of(s->nrows - r, ROWS);
-        x = s->x + r * ldx;
-        out = s->out + r * MOE_STRIP;
+    if (s->nrows == 1) {
+        few(s, type, 1);
+        return;
+    }
 
-        for (half = 0; half < 2; half++) {
-            switch (n) {
-            case 1:
-                tile(s, type, 1, half, x, ldx, out);
-                break;
+    if (s->nrows == 2) {
+        few(s, type, 2);
+        return;
+    }
+
+    if (type == MOE_W_I8_G32 && s->nrows >= MANY) {
+        many_i8(s);
+        return;
+    }
+
+    for (r = 0; r < s->nrows; r += rt) {
+        rt = tile_of(s->nrows - r, type == MOE_W_I4_G32 ? 3 : ROWS);
+
+        for (right = 0; right < 2; right++) {
+            switch (rt) {
             case 2:
-                tile(s, type, 2, half, x, ldx, out);
+                half(s, type, 2, r, right);
                 break;
             case 3:
-                tile(s, type, 3, half, x, ldx, out);
+                half(s, type, 3, r, right);
                 break;
             default:
-                tile(s, type, 4, half, x, ldx, out);
+                half(s, type, 4, r, right);
             }
         }
     }
