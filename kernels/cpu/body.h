@@ -12,7 +12,7 @@
 
 const moe_kernels_t  MOE_SET = {
     .name = MOE_SET_NAME,
-    .set = "lanes16-1",
+    .set = "lanes16-fma",
 
     .embed = op_embed,
     .rmsnorm = op_rmsnorm,

@@ -178,7 +178,7 @@ attn_values(query_t *q, moe_wtype_e type, int n, int nv, const page_t *pg,
 
             UNROLL
             for (i = 0; i < n; i++) {
-                acc[i][v] = acc[i][v] + w * s[i][j];
+                acc[i][v] = vf_fma(w, vf_set(s[i][j]), acc[i][v]);
             }
         }
     }

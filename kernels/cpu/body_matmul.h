@@ -51,7 +51,7 @@ tile_run(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t from,
 
             UNROLL
             for (j = 0; j < nt; j++) {
-                acc[i][j] = acc[i][j] + x * w[j];
+                acc[i][j] = vf_fma(x, w[j], acc[i][j]);
             }
         }
     }
@@ -78,7 +78,7 @@ tile_tail(const tile_t *t, moe_wtype_e type, int rt, int nt, size_t k,
         }
 
         for (i = 0; i < rt; i++) {
-            acc[i][j] = acc[i][j] + x[i] * w;
+            acc[i][j] = vf_fma(x[i], w, acc[i][j]);
         }
     }
 }
@@ -503,7 +503,7 @@ tile_t_run(const moe_matmul_t *p, moe_wtype_e type, uint32_t row, int rt,
             UNROLL
             for (i = 0; i < rt; i++) {
                 x = p->x[(row + i) * p->ldx + r];
-                acc[i][j] = acc[i][j] + w * x;
+                acc[i][j] = vf_fma(w, vf_set(x), acc[i][j]);
             }
         }
     }

@@ -299,7 +299,7 @@ combine_row(const void *op, uint32_t row)
         for (s = 0; s < p->top_k; s++) {
             at = row * p->top_k + s;
             y = PART(p->y + (size_t) p->at[at] * p->n + i);
-            t = t + y * p->weight[at];
+            t = vf_fma(y, vf_set(p->weight[at]), t);
         }
 
         if (p->shared != NULL) {

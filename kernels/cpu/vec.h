@@ -1,8 +1,8 @@
 /*
  * vec: sixteen lanes as MOE_LANES / VL registers of VL floats, in the vector
  * extension that gcc and clang share.  Element by element the operations are
- * IEEE single, so that every VL gives equal bits; there is no fused multiply-
- * add and no function of libm.
+ * IEEE single, so that every VL gives equal bits.  Sums of products are fused
+ * multiply-adds where they are written so, and nowhere else.
  */
 
 #ifndef MOE_VEC_H
@@ -72,7 +72,33 @@ vf_store(float *p, vf v)
 INLINE vf
 vf_set(float x)
 {
-    return (vf) {0} + x;
+#if defined(__AVX512F__) && VL == 16
+    return (vf) _mm512_set1_ps(x);
+#elif defined(__AVX2__) && VL == 8
+    return (vf) _mm256_set1_ps(x);
+#else
+    return (vf) { x, x, x, x };
+#endif
+}
+
+
+/* a * b + c, rounded once */
+INLINE vf
+vf_fma(vf a, vf b, vf c)
+{
+#if defined(__AVX512F__) && VL == 16
+    return (vf) _mm512_fmadd_ps((__m512) a, (__m512) b, (__m512) c);
+#elif defined(__FMA__) && VL == 8
+    return (vf) _mm256_fmadd_ps((__m256) a, (__m256) b, (__m256) c);
+#else
+    int  i;
+
+    for (i = 0; i < VL; i++) {
+        c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    }
+
+    return c;
+#endif
 }
 
 
