@@ -9,8 +9,15 @@
 
 #define N_BUCKETS   2048
 
+/* weights that are added up by themselves, and then to those before */
+#define BLOCK       256
+
 /* of a count: the id is in the prompt */
 #define IN_PROMPT   0x80000000u
+
+
+typedef float    v4f __attribute__((vector_size(16)));
+typedef int32_t  v4i __attribute__((vector_size(16)));
 
 
 struct moe_sampler_s {
@@ -50,6 +57,7 @@ static void sampler_top_k(moe_sampler_t *s, uint32_t k);
 static void sampler_top_p(moe_sampler_t *s, double top_p);
 static double sampler_tail(moe_sampler_t *s, double top_p);
 static uint32_t sampler_draw(const moe_sampler_t *s, double u);
+static double sampler_sum(const double *w, uint32_t n);
 
 
 /* finite or -inf; a logit never compares as unordered after this */
@@ -227,16 +235,54 @@ moe_logprobs(moe_sampler_t *s, const float *logits, uint32_t id,
 }
 
 
+/* the largest of BLOCK; what compares with nothing is not it */
+static float
+largest(const float *x)
+{
+    int   i, j;
+    v4f   v, m[4];
+    float best;
+
+    for (j = 0; j < 4; j++) {
+        m[j] = (v4f) { -INFINITY, -INFINITY, -INFINITY, -INFINITY };
+    }
+
+    for (i = 0; i < BLOCK; i += 16) {
+        for (j = 0; j < 4; j++) {
+            memcpy(&v, x + i + j * 4, sizeof(v));
+            m[j] = (v4f) (((v4i) v & (v > m[j])) | ((v4i) m[j] & ~(v > m[j])));
+        }
+    }
+
+    best = -INFINITY;
+
+    for (i = 0; i < 16; i++) {
+        best = m[i / 4][i % 4] > best ? m[i / 4][i % 4] : best;
+    }
+
+    return best;
+}
+
+
 uint32_t
 moe_argmax(const float *logits, uint32_t vocab)
 {
-    float     best;
+    float     best, here;
     uint32_t  i, at;
 
     at = 0;
     best = -INFINITY;
 
-    for (i = 0; i < vocab; i++) {
+    for (i = 0; i + BLOCK <= vocab; i += BLOCK) {
+        here = largest(logits + i);
+
+        if (here > best) {
+            best = here;
+            for (at = i; logits[at] != best; at++) { /* void */ }
+        }
+    }
+
+    for (; i < vocab; i++) {
         if (logits[i] > best) {
             best = logits[i];
             at = i;
@@ -305,10 +351,14 @@ static void
 sampler_logits(moe_sampler_t *s, const float *logits, const moe_sampling_t *p,
     const moe_history_t *h)
 {
-    uint32_t  i, id;
+    float     *to;
+    uint32_t   i, n, id;
 
-    for (i = 0; i < s->vocab; i++) {
-        s->logits[i] = tidy(logits[i]);
+    to = s->logits;
+    n = s->vocab;
+
+    for (i = 0; i < n; i++) {
+        to[i] = tidy(logits[i]);
     }
 
     for (i = 0; h->n_generated < p->min_tokens && i < p->n_stop_ids; i++) {
@@ -394,32 +444,39 @@ sampler_penalty(moe_sampler_t *s, const moe_sampling_t *p, uint32_t id)
 static void
 sampler_candidates(moe_sampler_t *s, const moe_sampling_t *p, float best)
 {
-    double    least, scale;
-    uint32_t  i;
+    double        least, scale, *weights;
+    uint32_t      i, n, vocab, *ids;
+    const float  *logits;
 
     scale = 1 / p->temperature;
     least = p->min_p > 0 ? moe_dlog(p->min_p) : -INFINITY;
 
-    s->n = 0;
+    ids = s->ids;
+    logits = s->logits;
+    weights = s->weights;
+    vocab = s->vocab;
+    n = 0;
 
-    for (i = 0; i < s->vocab; i++) {
-        if (s->logits[i] != -INFINITY
-            && ((double) s->logits[i] - (double) best) * scale >= least)
-        {
-            s->ids[s->n++] = i;
-        }
+    /* without a branch, which nothing could foresee */
+    for (i = 0; i < vocab; i++) {
+        ids[n] = i;
+        n += (logits[i] != -INFINITY)
+             & (((double) logits[i] - (double) best) * scale >= least);
     }
+
+    s->n = n;
 
     if (p->top_k > 0 && (uint32_t) p->top_k < s->n) {
         sampler_top_k(s, (uint32_t) p->top_k);
     }
 
-    for (i = 0; i < s->n; i++) {
-        s->weights[i] = ((double) s->logits[s->ids[i]] - (double) best)
-                        * scale;
+    n = s->n;
+
+    for (i = 0; i < n; i++) {
+        weights[i] = ((double) logits[ids[i]] - (double) best) * scale;
     }
 
-    moe_dexp_array(s->weights, s->weights, (int) s->n);
+    moe_dexp_array(weights, weights, (int) n);
 
     if (p->top_p < 1) {
         sampler_top_p(s, p->top_p);
@@ -559,24 +616,24 @@ sampler_top_p(moe_sampler_t *s, double top_p)
 static double
 sampler_tail(moe_sampler_t *s, double top_p)
 {
-    double    sum, light;
-    uint32_t  i, n;
+    double    sum, light, *weights;
+    uint32_t  i, n, all, *ids;
 
-    sum = 0;
-
-    for (i = 0; i < s->n; i++) {
-        sum += s->weights[i];
-    }
+    sum = sampler_sum(s->weights, s->n);
 
     /* half of what they may weigh, so that rounding does not matter */
     light = (1 - top_p) * sum / s->n / 2;
     n = 0;
 
+    ids = s->ids;
+    weights = s->weights;
+    all = s->n;
+
     /* without a branch, which nothing could foresee */
-    for (i = 0; i < s->n; i++) {
-        s->ids[n] = s->ids[i];
-        s->weights[n] = s->weights[i];
-        n += s->weights[i] > light;
+    for (i = 0; i < all; i++) {
+        ids[n] = ids[i];
+        weights[n] = weights[i];
+        n += weights[i] > light;
     }
 
     s->n = n;
@@ -585,34 +642,79 @@ sampler_tail(moe_sampler_t *s, double top_p)
 }
 
 
+/* weights in four lanes; a block's last few one by one */
+static double
+block_sum(const double *w, uint32_t n)
+{
+    double    a[4] = { 0 };
+    uint32_t  i;
+
+    for (i = 0; i + 4 <= n; i += 4) {
+        a[0] += w[i];
+        a[1] += w[i + 1];
+        a[2] += w[i + 2];
+        a[3] += w[i + 3];
+    }
+
+    a[0] = (a[0] + a[1]) + (a[2] + a[3]);
+
+    for (; i < n; i++) {
+        a[0] += w[i];
+    }
+
+    return a[0];
+}
+
+
+static double
+sampler_sum(const double *w, uint32_t n)
+{
+    double    sum;
+    uint32_t  i;
+
+    sum = 0;
+
+    for (i = 0; i < n; i += BLOCK) {
+        sum += block_sum(w + i, n - i < BLOCK ? n - i : BLOCK);
+    }
+
+    return sum;
+}
+
+
 /* u in [0, 1) */
 static uint32_t
 sampler_draw(const moe_sampler_t *s, double u)
 {
-    double    sum, to;
-    uint32_t  i, last;
+    double    sum, block, at, to;
+    uint32_t  i, j, n, last;
 
-    sum = 0;
-
-    for (i = 0; i < s->n; i++) {
-        sum += s->weights[i];
-    }
-
-    to = u * sum;
+    to = u * sampler_sum(s->weights, s->n);
     sum = 0;
     last = 0;
 
-    for (i = 0; i < s->n; i++) {
-        if (s->weights[i] == 0) {
-            continue;
+    for (i = 0; i < s->n; i += n) {
+        n = s->n - i < BLOCK ? s->n - i : BLOCK;
+        block = block_sum(s->weights + i, n);
+
+        if (sum + block > to || i + n == s->n) {
+            at = sum;
+
+            for (j = i; j < i + n; j++) {
+                if (s->weights[j] == 0) {
+                    continue;
+                }
+
+                at += s->weights[j];
+                last = j;
+
+                if (at > to) {
+                    return s->ids[j];
+                }
+            }
         }
 
-        sum += s->weights[i];
-        last = i;
-
-        if (sum > to) {
-            break;
-        }
+        sum += block;
     }
 
     return s->ids[last];
