@@ -74,6 +74,7 @@ static void moe_rank_probes(moe_rank_t *r);
 static void moe_rank_stats(moe_rank_t *r);
 static int moe_rank_wait(moe_rank_t *r, int timeout);
 static int moe_rank_follow(moe_rank_t *r, moe_err_t *err);
+static int moe_rank_regroup(moe_rank_t *r, moe_err_t *err);
 static int moe_rank_doze(moe_rank_t *r);
 static int moe_rank_alone(const moe_rank_t *r);
 static int moe_rank_again(moe_rank_t *r, int rc, uint64_t *deadline);
@@ -378,7 +379,12 @@ moe_rank_loop(moe_rank_t *r, moe_err_t *err)
             if (moe_rank_alone(r)) {
                 break;
             }
-            return -1;
+
+            if (moe_rank_regroup(r, err) != 0) {
+                return -1;
+            }
+
+            continue;
         }
 
         moe_rank_probes(r);
@@ -595,6 +601,51 @@ moe_rank_follow(moe_rank_t *r, moe_err_t *err)
     memset(&none, 0, sizeof(none));
 
     return moe_model_step(r->model, &none, NULL, err) == 0 ? 1 : -1;
+}
+
+
+/*
+ * After a step that failed: where that was for another rank, until the front
+ * has said who goes on.  The scheduler forms the step again, and it writes
+ * what it wrote before.
+ */
+static int
+moe_rank_regroup(moe_rank_t *r, moe_err_t *err)
+{
+    uint64_t       now, deadline;
+    struct pollfd  pfds[2];
+
+    if (r->exchange == NULL || moe_model_late(r->model) == 0) {
+        return -1;
+    }
+
+    moe_log(MOE_LOG_WARN, "%s", err->text);
+
+    pfds[0].fd = r->fd;
+    pfds[0].events = 0;
+    pfds[1].fd = moe_exchange_shm_fd(r->exchange);
+    pfds[1].events = POLLIN;
+
+    now = moe_rank_now() / 1000;
+    deadline = now + (r->o->exchange_ms ? r->o->exchange_ms
+                                        : MOE_RANK_EXCHANGE);
+
+    while (!moe_exchange_shm_moved(r->exchange)) {
+
+        if (now >= deadline) {
+            return moe_err_prefix(err, "nobody says who goes on: ");
+        }
+
+        if (poll(pfds, 2, (int) (deadline - now)) > 0 && pfds[0].revents) {
+            return 0;
+        }
+
+        /* awake: takes what the descriptor has */
+        moe_exchange_shm_sleep(r->exchange, 0);
+        now = moe_rank_now() / 1000;
+    }
+
+    return 0;
 }
 
 

@@ -46,7 +46,8 @@
  *
  * With spread experts the ranks of an engine step together: one that has
  * nothing to compute joins the others' steps, and all of them sleep when none
- * has.  A rank that misses another one exits with an error.
+ * has.  One that misses another waits until the front has published an epoch
+ * without it, and does its step again.
  */
 
 #ifndef MOE_RANK_H

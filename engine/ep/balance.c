@@ -24,7 +24,8 @@ struct moe_balance_s {
     moe_shm_t                   *shm;
     const moe_exchange_shape_t  *shape;
     uint32_t                     nranks;
-    uint32_t                     n_local;
+    uint32_t                     spare;
+    uint32_t                     n_local;   /* over the members */
     uint64_t                     period_us;
     uint64_t                     next_us;
 
@@ -78,18 +79,18 @@ moe_balance_create(moe_shm_t *shm, uint32_t spare, uint64_t period_us,
     b->shm = shm;
     b->shape = moe_board_shape(shm, &b->nranks);
     b->period_us = period_us;
-    b->n_local = (b->shape->n_experts + spare + b->nranks - 1) / b->nranks;
+    b->spare = spare;
 
-    if (spare > b->shape->n_experts || b->n_local > moe_board_slots(shm)) {
-        moe_err(err, "balance: %u replicas of %u experts on %u ranks: a rank "
-                "has at most %u slots", spare, b->shape->n_experts, b->nranks,
-                moe_board_slots(shm));
+    if (spare > (b->nranks - 1) * b->shape->n_experts) {
+        moe_err(err, "balance: %u replicas of %u experts on %u ranks: more "
+                "than one of each on every rank", spare, b->shape->n_experts,
+                b->nranks);
         free(b);
         return NULL;
     }
 
     all = (size_t) b->shape->n_layers * b->shape->n_experts;
-    slots = (size_t) b->nranks * b->n_local;
+    slots = (size_t) b->nranks * moe_board_slots(shm);
 
     b->expert = calloc(b->shape->n_layers * slots, sizeof(uint32_t));
     b->last = calloc(all, sizeof(uint64_t));
@@ -247,7 +248,7 @@ take(moe_balance_t *b)
 static int
 join(moe_balance_t *b, moe_err_t *err)
 {
-    uint32_t             epoch, members;
+    uint32_t             n, epoch, members;
     moe_ep_placement_t  *p;
 
     epoch = moe_board_epoch(b->shm, &members);
@@ -262,6 +263,13 @@ join(moe_balance_t *b, moe_err_t *err)
     b->placed = p;
     b->epoch = epoch;
     b->members = members;
+
+    n = nmembers(b);
+    b->n_local = (b->shape->n_experts + b->spare + n - 1) / n;
+
+    if (b->n_local > moe_board_slots(b->shm)) {
+        b->n_local = moe_board_slots(b->shm);
+    }
 
     return 0;
 }
@@ -286,17 +294,11 @@ place(moe_balance_t *b, uint32_t layer, moe_err_t *err)
         sum += load[e];
     }
 
-    /* fewer members may have no room for the replicas */
     s.n_logical = b->shape->n_experts;
     s.n_physical = n * b->n_local;
     s.n_groups = 1;
     s.n_nodes = 1;
     s.n_ranks = n;
-
-    if (s.n_physical < s.n_logical) {
-        return moe_err(err, "balance: %u ranks of %u slots do not hold %u "
-                       "experts", n, b->n_local, s.n_logical);
-    }
 
     if (moe_placement_balance(&s, load, b->phy, b->replica, b->count, err)
         != 0)

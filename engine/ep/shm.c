@@ -119,14 +119,11 @@ lay_out(moe_shm_t *shm)
     n = shm->nranks;
     page = 4096;
 
+    /* one rank may be all that is left */
+    shm->n_local_cap = s->n_experts;
+
     /* twice the slots of a plain placement: replicas */
-    shm->n_local_cap = 2 * ((s->n_experts + n - 1) / n);
-
-    if (shm->n_local_cap > s->n_experts) {
-        shm->n_local_cap = s->n_experts;
-    }
-
-    fixed = shm->n_local_cap
+    fixed = 2 * ((s->n_experts + n - 1) / n)
             * (s->max_rows < MOE_SHM_FIXED_ROWS ? s->max_rows
                                                 : MOE_SHM_FIXED_ROWS);
 

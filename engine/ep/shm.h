@@ -95,6 +95,9 @@ int moe_exchange_shm_place(moe_exchange_t *x, moe_ep_placement_t *p,
 /* The version that steps run with. */
 uint32_t moe_exchange_shm_placed(const moe_exchange_t *x);
 
+/* Whether another epoch is published than the one of the last step. */
+int moe_exchange_shm_moved(const moe_exchange_t *x);
+
 /*
  * Sleep of a rank without work.  The descriptor becomes readable when another
  * rank begins a step while this one has said that it sleeps; the rank says so,

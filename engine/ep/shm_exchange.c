@@ -292,6 +292,16 @@ moe_exchange_shm_sleep(moe_exchange_t *base, int asleep)
 }
 
 
+int
+moe_exchange_shm_moved(const moe_exchange_t *base)
+{
+    const shm_t  *x = (const shm_t *) base;
+
+    return moe_shm_epoch(atomic_load(&moe_shm_head(x->shm)->state))
+           != x->epoch;
+}
+
+
 static uint64_t
 tag(const shm_t *x)
 {
@@ -307,6 +317,11 @@ moe_exchange_shm_asked(const moe_exchange_t *base)
     const shm_t  *x = (const shm_t *) base;
 
     state = atomic_load(&moe_shm_head(x->shm)->state);
+
+    if (!(moe_shm_members(state) >> x->rank & 1)) {
+        return 0;
+    }
+
     next = moe_shm_epoch(state) == x->epoch
            ? tag(x) + 1 : (state >> 32 << 32) + 1;
     turn = next % MOE_SHM_TURNS;
@@ -423,11 +438,19 @@ look_at_board(shm_t *x)
 }
 
 
-/* what the ranks said: rows of each, form and placement */
-static int
-agree(shm_t *x, uint32_t turn, moe_err_t *err)
+static uint32_t
+load(_Atomic uint32_t *word)
 {
-    uint32_t         r, max, placed, next, fixed, mine, wish;
+    return atomic_load_explicit(word, memory_order_relaxed);
+}
+
+
+/* what the ranks said: rows of each, form and placement.  One that is in
+ * another epoch already says something else */
+static int
+agree(shm_t *x, uint32_t turn, uint64_t *late, moe_err_t *err)
+{
+    uint32_t         r, max, placed, next, fixed, mine, wish, theirs;
     moe_shm_step_t  *s;
 
     max = 0;
@@ -443,19 +466,29 @@ agree(shm_t *x, uint32_t turn, moe_err_t *err)
         }
 
         s = moe_shm_step(x->shm, r, turn);
-        x->rows[r] = s->rows;
-        placed = s->placed;
-        wish = s->fixed_rows;
+        x->rows[r] = load(&s->rows);
+        placed = load(&s->placed);
+        wish = load(&s->fixed_rows);
+        theirs = load(&s->next);
+
+        atomic_thread_fence(memory_order_acquire);
+
+        if (atomic_load(&s->tag) != tag(x)) {
+            *late = 1ull << r;
+            name_late(x, *late, "step", err);
+            return MOE_EXCHANGE_LATE;
+        }
+
         fixed = wish < fixed ? wish : fixed;
-        next = s->next == mine ? next : 0;
+        next = theirs == mine ? next : 0;
 
         if (x->rows[r] > x->shm->shape.max_rows
             || placed != x->placement->version)
         {
-            return moe_err(err, "exchange: rank %u has %u rows, at most %u, "
-                           "and placement %u where it is %u", r, x->rows[r],
-                           x->shm->shape.max_rows, placed,
-                           x->placement->version);
+            moe_err(err, "exchange: rank %u has %u rows, at most %u, and "
+                    "placement %u where it is %u", r, x->rows[r],
+                    x->shm->shape.max_rows, placed, x->placement->version);
+            return give_up(x);
         }
 
         max = x->rows[r] > max ? x->rows[r] : max;
@@ -477,6 +510,25 @@ agree(shm_t *x, uint32_t turn, moe_err_t *err)
     }
 
     return 0;
+}
+
+
+/* Another rank may still read what was said in the last epoch: the tag goes
+ * first and comes last. */
+static void
+say(moe_shm_step_t *s, uint32_t nrows, const shm_t *x)
+{
+    atomic_store_explicit(&s->tag, 0, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+
+    atomic_store_explicit(&s->rows, nrows, memory_order_relaxed);
+    atomic_store_explicit(&s->fixed_rows, x->fixed_rows,
+                          memory_order_relaxed);
+    atomic_store_explicit(&s->placed, x->placement->version,
+                          memory_order_relaxed);
+    atomic_store_explicit(&s->next, x->next ? x->next->version : 0,
+                          memory_order_relaxed);
+    atomic_store(&s->tag, tag(x));
 }
 
 
@@ -509,11 +561,7 @@ shm_begin(moe_exchange_t *base, uint32_t nrows, uint64_t deadline,
     turn = x->number % MOE_SHM_TURNS;
 
     s = moe_shm_step(x->shm, x->rank, turn);
-    s->rows = nrows;
-    s->fixed_rows = x->fixed_rows;
-    s->placed = x->placement->version;
-    s->next = x->next ? x->next->version : 0;
-    atomic_store(&s->tag, tag(x));
+    say(s, nrows, x);
 
     for (r = 0; r < x->shm->nranks; r++) {
         if (r == x->rank || !(x->members >> r & 1)) {
@@ -535,7 +583,7 @@ shm_begin(moe_exchange_t *base, uint32_t nrows, uint64_t deadline,
         return rc;
     }
 
-    return agree(x, turn, err) == 0 ? MOE_EXCHANGE_OK : give_up(x);
+    return agree(x, turn, late, err);
 }
 
 

@@ -47,10 +47,10 @@ typedef struct {
 /* what a rank says of a step */
 typedef struct {
     _Alignas(64) _Atomic uint64_t  tag;
-    uint32_t                       rows;
-    uint32_t                       fixed_rows;
-    uint32_t                       placed;
-    uint32_t                       next;        /* placement, 0: none */
+    _Atomic uint32_t               rows;
+    _Atomic uint32_t               fixed_rows;
+    _Atomic uint32_t               placed;
+    _Atomic uint32_t               next;        /* placement, 0: none */
 } moe_shm_step_t;
 
 /* of the rows, or of the results, that one rank has for another */

@@ -29,6 +29,8 @@ moe_experts_start(moe_front_t *f, moe_err_t *err)
         return -1;
     }
 
+    f->members = (1u << o->nranks) - 1;
+
     if (f->options->rebalance_s == 0 || o->nranks == 1) {
         return 0;
     }
@@ -65,7 +67,7 @@ moe_experts_tick(moe_front_t *f)
     moe_err_t               err;
     moe_balance_figures_t   b;
 
-    if (f->balance == NULL || f->stats.ranks_up < f->nranks) {
+    if (f->balance == NULL || f->members == 0) {
         return;
     }
 

@@ -304,8 +304,6 @@ struct moe_front_s {
     unsigned             ready:1;            /* has been, at least once */
     unsigned             named:1;            /* fingerprint is known */
     unsigned             failed:1;
-    unsigned             broken:1;           /* spread ranks are not all up
-                                              * in one epoch */
     unsigned             orphans:1;          /* tasks that no worker awaits */
     unsigned             quit:1;
     int                  status;             /* exit code */
@@ -320,6 +318,7 @@ struct moe_front_s {
     moe_proc_t          *ranks;
     uint32_t             nranks;
     moe_shm_t           *shm;                /* of spread experts, or NULL */
+    uint32_t             members;            /* of its epoch */
     moe_balance_t       *balance;            /* NULL: they stay in place */
     uint32_t             probe_turn;
 

@@ -212,49 +212,37 @@ moe_proc_give_up(moe_front_t *f)
 }
 
 
-/* ranks with spread experts go down together, and come up in another epoch
- * when all are gone */
+/*
+ * Spread experts: the ranks that are there, as a new epoch.  What was under
+ * way in the last one ends, and is done again in this one; experts of a rank
+ * that is gone are with the others then, who have all weights mapped.
+ */
 
 static void
-moe_proc_others(moe_proc_t *p)
+moe_ranks_epoch(moe_front_t *f, uint32_t members)
 {
-    char          why[64];
-    uint32_t      i;
-    moe_front_t  *f;
+    f->members = members;
+    moe_shm_publish(f->shm, members);
 
-    f = p->front;
-
-    f->broken = 1;
-    moe_shm_lost(f->shm, p->index);
-    snprintf(why, sizeof(why), "rank %u is missing", p->index);
-
-    for (i = 0; i < f->nranks; i++) {
-        moe_proc_died(&f->ranks[i], why);
-    }
+    moe_log(MOE_LOG_NOTICE, "experts are spread over %d of %u ranks",
+            __builtin_popcount(members), f->nranks);
 }
 
 
-/* whether a rank that is down may be started */
+/* those whom others wait for in vain */
 
-static int
-moe_proc_whole(moe_front_t *f)
+static void
+moe_ranks_missing(moe_front_t *f)
 {
-    uint32_t  i;
+    uint32_t  i, missing;
 
-    if (!f->broken) {
-        return 1;
-    }
+    missing = moe_shm_missing(f->shm) & f->members;
 
-    for (i = 0; i < f->nranks; i++) {
-        if (f->ranks[i].pid) {
-            return 0;
+    for (i = 0; i < f->nranks && !f->quit; i++) {
+        if (missing >> i & 1) {
+            moe_proc_died(&f->ranks[i], "it does not answer the others");
         }
     }
-
-    moe_shm_publish(f->shm, (1u << f->nranks) - 1);
-    f->broken = 0;
-
-    return 1;
 }
 
 
@@ -309,8 +297,8 @@ moe_proc_died(moe_proc_t *p, const char *why)
         moe_proc_give_up(f);
     }
 
-    if (f->shm) {
-        moe_proc_others(p);
+    if (f->shm && f->members >> p->index & 1 && !f->quit) {
+        moe_ranks_epoch(f, f->members & ~(1u << p->index));
     }
 }
 
@@ -411,6 +399,10 @@ moe_proc_ready(moe_proc_t *p)
             "load_ms=%llu", p->index, (int) p->pid,
             (unsigned long long) p->stats.kv_pages,
             (unsigned long long) ((f->now - p->begun_us) / 1000));
+
+    if (f->shm && !(f->members >> p->index & 1)) {
+        moe_ranks_epoch(f, f->members | 1u << p->index);
+    }
 }
 
 
@@ -786,6 +778,10 @@ moe_ranks_tick(moe_front_t *f)
 
     all = 1;
 
+    if (f->shm) {
+        moe_ranks_missing(f);
+    }
+
     for (i = 0; i < f->nranks; i++) {
         p = &f->ranks[i];
 
@@ -804,7 +800,7 @@ moe_ranks_tick(moe_front_t *f)
         }
 
         if (p->state == MOE_PROC_DOWN && p->pid == 0
-            && f->now >= p->start_us && !f->quit && moe_proc_whole(f))
+            && f->now >= p->start_us && !f->quit)
         {
             (void) moe_proc_start(p);
         }

@@ -510,9 +510,9 @@ moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt, int32_t priority)
         }
     }
 
-    /* spread experts compute when all ranks are there */
+    /* experts are spread over all ranks at first */
 
-    if (least == NULL || (f->shm && up < f->nranks)) {
+    if (least == NULL || (f->shm && !f->ready)) {
         return NULL;
     }
 

@@ -283,7 +283,7 @@ test_hostile(void **state)
 
     shm = segment();
     n = moe_board_slots(shm);
-    assert_int_equal(n, 8);
+    assert_int_equal(n, EXPERTS);
 
     for (i = 0; i < LAYERS * RANKS * 8; i++) {
         expert[i] = i % EXPERTS;
@@ -323,9 +323,9 @@ test_too_many(void **state)
     moe_shm_t  *shm;
 
     shm = segment();
-    assert_null(moe_balance_create(shm, EXPERTS + 1, SECOND, &err));
+    assert_null(moe_balance_create(shm, EXPERTS * 3 + 1, SECOND, &err));
     assert_non_null(strstr(err.text, "replicas"));
-    moe_balance_free(create(shm, EXPERTS));
+    moe_balance_free(create(shm, EXPERTS * 3));
     moe_shm_free(shm);
 }
 

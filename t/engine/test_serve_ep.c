@@ -138,7 +138,7 @@ test_spread(void **unused)
     test_sleep(1000);
     assert_in_range(ticks(rank) - before, 0, 5);
 
-    /* one that dies takes the others with it, and no client sees it */
+    /* one that dies, and no client sees it */
 
     ask_all(&one, a);
     ask_all(&spread, b);
@@ -200,6 +200,142 @@ test_rebalance(void **unused)
 }
 
 
+/*
+ * Ranks die, any of them, at any moment, also while another has not come
+ * back: the others go on with its experts and its jobs, and it joins again.
+ * MOE_KILLS says how often (in make test a few times).
+ */
+
+enum { RANKS = 4 };
+
+
+/* how many ids there are of all jobs; 1 where all have ended */
+static int
+progress(const int *b, uint64_t *ids)
+{
+    int       i, ended;
+    uint32_t  k;
+
+    ended = 1;
+    *ids = 0;
+
+    for (i = 0; i < JOBS; i++) {
+        ended &= spread.jobs[b[i]].ended;
+
+        for (k = 0; k < 2; k++) {
+            *ids += spread.jobs[b[i]].choices[k].nids;
+        }
+    }
+
+    return ended;
+}
+
+
+/* milliseconds until there are more ids than before, 0 where all had ended */
+static uint64_t
+kill_one(pid_t engine, const int *b)
+{
+    int       n;
+    pid_t     ranks[RANKS];
+    uint64_t  ids, now, at;
+
+    n = engine_ranks(engine, ranks, RANKS);
+    assert_true(n > 0);
+
+    worker_pump(&spread, 0);
+    (void) progress(b, &ids);
+
+    kill(ranks[rand() % n], SIGKILL);
+    at = test_ms();
+
+    do {
+        worker_pump(&spread, 5);
+
+        if (progress(b, &now)) {
+            return 0;
+        }
+
+        assert_true(test_ms() - at < TEST_PATIENCE);
+
+    } while (now == ids);
+
+    return test_ms() - at;
+}
+
+
+static void
+all_up(void)
+{
+    uint64_t     until;
+    moe_stats_t  s;
+
+    until = test_ms() + TEST_PATIENCE;
+
+    do {
+        assert_true(test_ms() < until);
+        test_sleep(20);
+        worker_stats(&spread, &s);
+    } while (s.ranks_up < RANKS);
+}
+
+
+static void
+test_kills(void **unused)
+{
+    int          k, n, a[JOBS], b[JOBS];
+    char         path1[64], path2[64];
+    pid_t        pid1, pid2;
+    uint64_t     ms, most, sum;
+    const char  *kills;
+
+    const char *const  args[] = { "--ranks", "4", "--threads", "1",
+                                  "--experts", "spread", "--rebalance", "1",
+                                  NULL };
+
+    kills = getenv("MOE_KILLS");
+    n = kills ? atoi(kills) : 6;
+
+    pid1 = start(&one, path1, sizeof(path1), "one", NULL);
+    pid2 = start(&spread, path2, sizeof(path2), "spread", args);
+
+    srand(1);
+    most = 0;
+    sum = 0;
+
+    for (k = 0; k < n; k++) {
+        ask_all(&one, a);
+        ask_all(&spread, b);
+
+        worker_pump(&spread, 50);
+        test_sleep(rand() % 60);
+
+        ms = kill_one(pid2, b);
+        sum += ms;
+        most = ms > most ? ms : most;
+
+        /* every third time one more, while the first is not back */
+        if (k % 3 == 2) {
+            (void) kill_one(pid2, b);
+        }
+
+        compare_all(a, b);
+
+        if (k % 2 == 0) {
+            all_up();
+        }
+    }
+
+    printf("%d kills: the next token after %llu ms on average, %llu at most\n",
+           n, (unsigned long long) sum / (unsigned) n,
+           (unsigned long long) most);
+
+    worker_close(&one);
+    worker_close(&spread);
+    assert_int_equal(engine_stop(pid1), 0);
+    assert_int_equal(engine_stop(pid2), 0);
+}
+
+
 /* another row format is another model, to its fingerprint too */
 
 static void
@@ -240,6 +376,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spread),
         cmocka_unit_test(test_rebalance),
+        cmocka_unit_test(test_kills),
         cmocka_unit_test(test_format)
     };
 

@@ -191,10 +191,11 @@ engine_stop(pid_t pid)
 
 /* pid of a rank, 0: there is none now */
 
-static inline pid_t
-engine_rank(pid_t pid)
+/* the pids of its ranks, at most max; how many */
+static inline int
+engine_ranks(pid_t pid, pid_t *pids, int max)
 {
-    int    child;
+    int    n, child;
     char   path[64];
     FILE  *f;
 
@@ -204,13 +205,22 @@ engine_rank(pid_t pid)
     f = fopen(path, "r");
     assert_non_null(f);
 
-    if (fscanf(f, "%d", &child) != 1) {
-        child = 0;
+    for (n = 0; n < max && fscanf(f, "%d", &child) == 1; n++) {
+        pids[n] = child;
     }
 
     fclose(f);
 
-    return child;
+    return n;
+}
+
+
+static inline pid_t
+engine_rank(pid_t pid)
+{
+    pid_t  child;
+
+    return engine_ranks(pid, &child, 1) ? child : 0;
 }
 
 
