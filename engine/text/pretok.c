@@ -217,6 +217,60 @@ pretok_metaspace(pretok_run_t *r, unsigned stage, const char *s, size_t len,
 }
 
 
+/* Python's str.isspace() */
+
+static int
+pretok_is_space(uint32_t cp)
+{
+    return (cp >= 9 && cp <= 13) || (cp >= 28 && cp <= 32) || cp == 0x85
+           || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A)
+           || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F
+           || cp == 0x3000;
+}
+
+
+/* cuts where a run would become longer than it may, and text as well */
+
+static int
+pretok_runs(pretok_run_t *r, unsigned stage, const char *s, size_t len,
+    int first)
+{
+    int                        space, was = 0;
+    size_t                     i, n, from, run, chars;
+    uint32_t                   cp;
+    const moe_pretok_stage_t  *st = &r->pretok->stages[stage];
+
+    from = 0;
+    run = 0;
+    chars = 0;
+
+    for (i = 0; i < len; i += n) {
+        (void) moe_utf8_next(s + i, len - i, &cp, &n);
+
+        space = pretok_is_space(cp);
+        run = space == was ? run + 1 : 1;
+        was = space;
+
+        if (run > st->max_run || chars == st->max_text) {
+            if (pretok_stage(r, stage + 1, s + from, i - from,
+                             first && from == 0) == -1)
+            {
+                return -1;
+            }
+
+            chars = chars == st->max_text ? 0 : chars;
+            from = i;
+            run = 1;
+        }
+
+        chars++;
+    }
+
+    return pretok_stage(r, stage + 1, s + from, len - from,
+                        first && from == 0);
+}
+
+
 static int
 pretok_stage(pretok_run_t *r, unsigned stage, const char *s, size_t len,
     int first)
@@ -236,6 +290,9 @@ pretok_stage(pretok_run_t *r, unsigned stage, const char *s, size_t len,
 
     case MOE_PRETOK_PREFIX:
         return pretok_prefix(r, stage, s, len, first);
+
+    case MOE_PRETOK_RUNS:
+        return pretok_runs(r, stage, s, len, first);
 
     default:
         return pretok_metaspace(r, stage, s, len, first);

@@ -33,7 +33,8 @@ typedef enum {
 typedef enum {
     MOE_PRETOK_SPLIT,           /* by a pattern */
     MOE_PRETOK_PREFIX,          /* a space in front, where there is none */
-    MOE_PRETOK_METASPACE        /* spaces become a mark, one in front */
+    MOE_PRETOK_METASPACE,       /* spaces become a mark, one in front */
+    MOE_PRETOK_RUNS             /* no endless runs, no endless text */
 } moe_pretok_kind_t;
 
 
@@ -52,6 +53,8 @@ typedef struct {
     int                    invert;
     char                   mark[5];     /* one character, NUL-terminated */
     moe_pretok_scheme_t    scheme;
+    size_t                 max_run;     /* characters, all spaces or none */
+    size_t                 max_text;    /* characters */
 } moe_pretok_stage_t;
 
 

@@ -2,8 +2,8 @@
  * tokenizer: text to token ids, exactly as the reference library.
  *
  * A tokenizer is read from a model directory's tokenizer.json (byte-level BPE,
- * or BPE with byte fallback and metaspace) and tokenizer_config.json.  What
- * the files ask for and this program does not have is refused at load, by
+ * or BPE with byte fallback and metaspace), or Kimi-K2's tiktoken.model, and
+ * tokenizer_config.json.  What the files ask for and this program does not have is refused at load, by
  * name; nothing is approximated.  After load a tokenizer never changes: any
  * number of threads may use it at once, each call brings its own scratch.
  *
@@ -56,8 +56,8 @@ typedef struct {
 
 
 /*
- * Reads DIR/tokenizer.json and, where they exist, DIR/tokenizer_config.json
- * and DIR/special_tokens_map.json.  Returns a tokenizer that the caller frees,
+ * Reads DIR/tokenizer.json, or where there is none DIR/tiktoken.model, and,
+ * where they exist, DIR/tokenizer_config.json and DIR/special_tokens_map.json.  Returns a tokenizer that the caller frees,
  * or NULL with a line that names file and key.
  */
 moe_tokenizer_t *moe_tokenizer_load(const char *dir, moe_err_t *err);

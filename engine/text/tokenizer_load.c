@@ -6,11 +6,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "text/tokenizer_load.h"
 
 
 /* the largest vocabularies are 30 MB of JSON */
 #define LOAD_MAX_FILE  ((off_t) 256 << 20)
+
+/* and 4 MB of ranks */
+#define LOAD_MAX_RANKS  ((size_t) 64 << 20)
 
 
 json_t *
@@ -164,6 +168,7 @@ load_all(moe_tok_load_t *l, json_t *root, json_t *config, json_t *map)
     /* pre-tokenizer and normalizer decide how the tokens are to be read */
 
     if (moe_tok_load_normalizer(l, moe_tok_get(root, "normalizer"), 0) == -1
+        || (l->ranked && moe_tok_load_runs(l) == -1)
         || moe_tok_load_pretok(l, moe_tok_get(root, "pre_tokenizer"), 0) == -1
         || moe_tok_load_decoder(l, moe_tok_get(root, "decoder"), 0) == -1)
     {
@@ -182,10 +187,8 @@ load_all(moe_tok_load_t *l, json_t *root, json_t *config, json_t *map)
 }
 
 
-/* a file's text in an error must not break the line or the terminal */
-
-static void
-load_clean(moe_err_t *err)
+void
+moe_tok_clean(moe_err_t *err)
 {
     char  *p;
 
@@ -200,7 +203,7 @@ load_clean(moe_err_t *err)
 static moe_tokenizer_t *
 load_build(moe_tok_load_t *l, json_t *root, json_t *config, json_t *map)
 {
-    l->file = "tokenizer.json";
+    l->file = l->ranked ? "tokenizer_config.json" : "tokenizer.json";
     l->t = calloc(1, sizeof(moe_tokenizer_t));
 
     if (l->t == NULL) {
@@ -209,7 +212,7 @@ load_build(moe_tok_load_t *l, json_t *root, json_t *config, json_t *map)
     }
 
     if (load_all(l, root, config, map) == -1) {
-        load_clean(l->err);
+        moe_tok_clean(l->err);
         moe_tokenizer_free(l->t);
         l->t = NULL;
     }
@@ -236,6 +239,15 @@ moe_tokenizer_build_scored(json_t *root, json_t *config, const float *scores,
     size_t nscores, moe_err_t *err)
 {
     moe_tok_load_t  l = { .err = err, .scores = scores, .nscores = nscores };
+
+    return load_build(&l, root, config, NULL);
+}
+
+
+moe_tokenizer_t *
+moe_tokenizer_build_ranked(json_t *root, json_t *config, moe_err_t *err)
+{
+    moe_tok_load_t  l = { .err = err, .ranked = 1 };
 
     return load_build(&l, root, config, NULL);
 }
@@ -285,8 +297,8 @@ load_read(int fd, const char *path, char **data, size_t *size, moe_err_t *err)
 /* parses DIR/name; 0 without a file leaves *root NULL */
 
 static int
-load_json(const char *dir, const char *name, int needed, size_t flags,
-    json_t **root, moe_err_t *err)
+load_json(const char *dir, const char *name, size_t flags, json_t **root,
+    moe_err_t *err)
 {
     int           n, fd, rc;
     char          path[4096];
@@ -304,7 +316,7 @@ load_json(const char *dir, const char *name, int needed, size_t flags,
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
     if (fd == -1) {
-        if (errno == ENOENT && !needed) {
+        if (errno == ENOENT) {
             return 0;
         }
 
@@ -324,11 +336,50 @@ load_json(const char *dir, const char *name, int needed, size_t flags,
 
     if (*root == NULL) {
         moe_err(err, "%s: line %d: %s", path, e.line, e.text);
-        load_clean(err);
+        moe_tok_clean(err);
         return -1;
     }
 
     return 0;
+}
+
+
+/* DIR/tiktoken.model, where there is no tokenizer.json */
+
+static moe_tokenizer_t *
+load_ranks(const char *dir, json_t *config, moe_err_t *err)
+{
+    int               n, absent;
+    char              path[4096];
+    char             *text;
+    size_t            len;
+    moe_tokenizer_t  *t;
+
+    n = snprintf(path, sizeof(path), "%s/tiktoken.model", dir);
+    if (n < 0 || (size_t) n >= sizeof(path)) {
+        moe_err(err, "tiktoken.model: the path is too long");
+        return NULL;
+    }
+
+    text = moe_file_read(path, LOAD_MAX_RANKS, &len, &absent, err);
+
+    if (text == NULL) {
+        if (absent) {
+            moe_err(err, "%s/tokenizer.json: No such file, and no "
+                    "tiktoken.model", dir);
+        }
+
+        return NULL;
+    }
+
+    t = moe_tokenizer_build_tiktoken(text, len, config, err);
+    free(text);
+
+    if (t == NULL) {
+        moe_err_prefix(err, "%s", dir);
+    }
+
+    return t;
 }
 
 
@@ -343,16 +394,21 @@ moe_tokenizer_load(const char *dir, moe_err_t *err)
 
     /* model_max_length is often 10^30, which is no integer to jansson */
 
-    if (load_json(dir, "tokenizer.json", 1, 0, &root, err) == 0
-        && load_json(dir, "tokenizer_config.json", 0, JSON_DECODE_INT_AS_REAL,
+    if (load_json(dir, "tokenizer.json", 0, &root, err) == 0
+        && load_json(dir, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL,
                      &config, err) == 0
-        && load_json(dir, "special_tokens_map.json", 0,
-                     JSON_DECODE_INT_AS_REAL, &map, err) == 0)
+        && load_json(dir, "special_tokens_map.json", JSON_DECODE_INT_AS_REAL,
+                     &map, err) == 0)
     {
-        t = moe_tokenizer_build(root, config, map, err);
+        if (root == NULL) {
+            t = load_ranks(dir, config, err);
 
-        if (t == NULL) {
-            moe_err_prefix(err, "%s", dir);
+        } else {
+            t = moe_tokenizer_build(root, config, map, err);
+
+            if (t == NULL) {
+                moe_err_prefix(err, "%s", dir);
+            }
         }
     }
 

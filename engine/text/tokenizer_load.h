@@ -1,5 +1,6 @@
 /*
- * tokenizer_load: what the files that read tokenizer.json share.
+ * tokenizer_load: what the files that read tokenizer.json and tiktoken.model
+ * share.
  *
  * Every function here returns 0, or -1 with a line that begins with the file's
  * name and the key at fault.
@@ -39,6 +40,7 @@ typedef struct {
     uint16_t           *normal_len;
     const float        *scores;         /* by id, or NULL: model.merges */
     size_t              nscores;
+    unsigned            ranked:1;       /* by id, in place of model.merges */
     unsigned            has_fuse:1;
     unsigned            has_strip:1;
     unsigned            has_template:1;
@@ -59,6 +61,18 @@ moe_tokenizer_t *moe_tokenizer_build(json_t *root, json_t *config,
 moe_tokenizer_t *moe_tokenizer_build_scored(json_t *root, json_t *config,
     const float *scores, size_t nscores, moe_err_t *err);
 
+/*
+ * The same of a vocabulary whose ids are ranks, by which any two neighbours
+ * merge whose bytes together are a token.  Text that has no end of spaces or
+ * of anything else is cut first, as tiktoken's users do.
+ */
+moe_tokenizer_t *moe_tokenizer_build_ranked(json_t *root, json_t *config,
+    moe_err_t *err);
+
+/* From the text of a tiktoken.model, and tokenizer_config.json or NULL. */
+moe_tokenizer_t *moe_tokenizer_build_tiktoken(const char *text, size_t len,
+    json_t *config, moe_err_t *err);
+
 /* tokenizer.json's "normalizer", "pre_tokenizer", "decoder"; NULL is null */
 int moe_tok_load_normalizer(moe_tok_load_t *l, json_t *step, int depth);
 int moe_tok_load_pretok(moe_tok_load_t *l, json_t *step, int depth);
@@ -70,6 +84,10 @@ int moe_tok_load_post(moe_tok_load_t *l, json_t *step, int depth);
 /* "model"; what the pre-tokenizer is must be known by then */
 int moe_tok_load_model(moe_tok_load_t *l, json_t *model);
 int moe_tok_load_scores(moe_tok_load_t *l);
+int moe_tok_load_ranks(moe_tok_load_t *l);
+
+/* cuts of tiktoken's users, before the pre-tokenizer's */
+int moe_tok_load_runs(moe_tok_load_t *l);
 
 /* "added_tokens", behind the model; then the bytes of every token */
 int moe_tok_load_added(moe_tok_load_t *l, json_t *list);
@@ -88,6 +106,9 @@ int moe_tok_name(moe_tok_load_t *l, const char *path, uint32_t id,
  * Returns 0 where a character stands for none, else 1.
  */
 int moe_tok_bytes(const char *s, size_t len, char *out, size_t *n);
+
+/* A file's text in an error must not break the line or the terminal. */
+void moe_tok_clean(moe_err_t *err);
 
 /* The member of an object; JSON null and what is missing are NULL. */
 json_t *moe_tok_get(json_t *object, const char *key);

@@ -299,6 +299,10 @@ load_merges(moe_tok_load_t *l, json_t *model)
         return moe_tok_load_scores(l);
     }
 
+    if (l->ranked) {
+        return moe_tok_load_ranks(l);
+    }
+
     merges = moe_tok_get(model, "merges");
     n = json_array_size(merges);
 

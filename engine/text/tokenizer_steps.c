@@ -223,6 +223,25 @@ steps_stage(moe_tok_load_t *l, moe_pretok_kind_t kind)
 }
 
 
+/* tiktoken fails beyond, so the model's own class cuts text before it */
+
+int
+moe_tok_load_runs(moe_tok_load_t *l)
+{
+    moe_pretok_stage_t  *st;
+
+    st = steps_stage(l, MOE_PRETOK_RUNS);
+    if (st == NULL) {
+        return -1;
+    }
+
+    st->max_run = 25000;
+    st->max_text = 400000;
+
+    return 0;
+}
+
+
 static int
 steps_split(moe_tok_load_t *l, const char *s, size_t len, int literal,
     moe_pretok_behavior_t behavior, int invert)

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "kimi.h"
 #include "text/detok.h"
 #include "text/utf8.h"
 
@@ -23,7 +24,15 @@ test_load(const char *name)
     char              path[512];
     moe_err_t         err;
     const char       *dir;
-    moe_tokenizer_t  *t;
+    moe_tokenizer_t  *t, *qwen3;
+
+    if (strcmp(name, "kimi") == 0) {
+        qwen3 = test_load("qwen3");
+        t = kimi_load(qwen3);
+        moe_tokenizer_free(qwen3);
+
+        return t;
+    }
 
     dir = getenv("MOE_TOKENIZERS");
     snprintf(path, sizeof(path), "%s/%s", dir ? dir : "build/tokenizers",
@@ -143,6 +152,7 @@ test_random_ids(void **state)
     test_golden("qwen3");
     test_golden("gpt_oss");
     test_golden("mixtral");
+    test_golden("kimi");
     test_golden("demo");
 }
 

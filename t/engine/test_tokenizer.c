@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "kimi.h"
 #include "text/detok.h"
 #include "text/tokenizer.h"
 
@@ -110,6 +111,17 @@ test_load(const char *name)
         if (strcmp(test_loaded[i].name, name) == 0) {
             return test_loaded[i].t;
         }
+    }
+
+    if (strcmp(name, "kimi") == 0) {
+        t = kimi_load(test_load("qwen3"));
+
+        for (i = 0; test_loaded[i].name != NULL; i++) { /* void */ }
+
+        test_loaded[i].name = name;
+        test_loaded[i].t = t;
+
+        return t;
     }
 
     dir = getenv("MOE_TOKENIZERS");
@@ -250,6 +262,65 @@ test_demo(void **state)
 
 
 static void
+test_kimi(void **state)
+{
+    test_golden("kimi");
+}
+
+
+/* beyond the runs and lengths at which text for tiktoken is cut */
+
+static void
+test_kimi_long(void **state)
+{
+    char             *text;
+    size_t            i, j, n, times, unit;
+    uint64_t          hash;
+    moe_err_t         err;
+    moe_ids_t         ids = { 0 };
+    const char       *s;
+    test_file_t       gold;
+    moe_tokenizer_t  *t;
+
+    t = test_load("kimi");
+    test_open(&gold, "kimi", ".long");
+
+    for (i = 0; gold.at < gold.len; i++) {
+        s = test_bytes(&gold, &unit);
+        times = test_number(&gold);
+        n = test_number(&gold);
+        text = malloc(unit * times);
+        assert_non_null(text);
+
+        for (j = 0; j < times; j++) {
+            memcpy(text + j * unit, s, unit);
+        }
+
+        ids.n = 0;
+        assert_int_equal(moe_tokenizer_encode(t, text, unit * times, NULL,
+                                              MOE_TOK_SPECIAL, &ids, &err),
+                         0);
+        assert_int_equal(ids.n, n);
+
+        hash = 0xCBF29CE484222325u;
+
+        for (j = 0; j < n; j++) {
+            hash = (hash ^ ids.ids[j]) * 0x100000001B3u;
+        }
+
+        assert_true(gold.len - gold.at >= sizeof(hash));
+        assert_memory_equal(gold.data + gold.at, &hash, sizeof(hash));
+        gold.at += sizeof(hash);
+        free(text);
+    }
+
+    assert_true(i >= 10);
+    moe_ids_free(&ids);
+    free(gold.data);
+}
+
+
+static void
 test_encode(const moe_tokenizer_t *t, const char *s, const char *trust,
     unsigned flags, moe_ids_t *ids)
 {
@@ -320,6 +391,14 @@ test_bos(void **state)
     test_encode(t, "Hello", NULL, MOE_TOK_ADD_BOS, &ids);
     assert_int_equal(ids.n, 1);
 
+    t = test_load("kimi");                  /* it adds none */
+    assert_int_equal(moe_tokenizer_bos(t), KIMI_RANKS);
+    assert_int_equal(moe_tokenizer_eos(t), KIMI_RANKS + 1);
+    assert_false(moe_tokenizer_adds_bos(t));
+    assert_int_equal(moe_tokenizer_vocab_size(t), KIMI_RANKS + 258);
+    test_encode(t, "Hello", NULL, MOE_TOK_ADD_BOS, &ids);
+    assert_int_equal(ids.n, 1);
+
     moe_ids_free(&ids);
 }
 
@@ -352,6 +431,17 @@ test_pieces(void **state)
     assert_int_equal(moe_tokenizer_piece(t, 128815, &s, &len), -1);
     assert_int_equal(moe_tokenizer_piece(t, UINT32_MAX, &s, &len), -1);
     assert_false(moe_tokenizer_is_special(t, UINT32_MAX));
+
+    t = test_load("kimi");
+    id = moe_tokenizer_id(t, "\xC4\xA0the", 5);
+    assert_int_equal(moe_tokenizer_piece(t, id, &s, &len), 0);
+    assert_int_equal(len, 4);
+    id = moe_tokenizer_id(t, "<|im_end|>", 10);
+    assert_int_equal(id, KIMI_RANKS + 2);
+    assert_true(moe_tokenizer_is_special(t, id));
+    assert_false(moe_tokenizer_is_special(t, KIMI_RANKS + 13));
+    assert_int_equal(moe_tokenizer_piece(t, KIMI_RANKS + 257, &s, &len), 0);
+    assert_int_equal(len, strlen("<|reserved_token_151900|>"));
 
     t = test_load("mixtral");
     id = moe_tokenizer_id(t, "<0xE2>", 6);
@@ -511,6 +601,7 @@ test_long_texts(void **state)
     test_long("deepseek_v3", 1);
     test_long("qwen3", 0);
     test_long("gpt_oss", 1);
+    test_long("kimi", 1);
     test_long("mixtral", 1);
     test_long("demo", 1);
 }
@@ -525,6 +616,8 @@ main(void)
         cmocka_unit_test(test_gpt_oss),
         cmocka_unit_test(test_mixtral),
         cmocka_unit_test(test_demo),
+        cmocka_unit_test(test_kimi),
+        cmocka_unit_test(test_kimi_long),
         cmocka_unit_test(test_bos),
         cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_trust),

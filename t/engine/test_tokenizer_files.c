@@ -1,6 +1,6 @@
 /*
- * tokenizer.json is anyone's file: what is wrong in it is said with its key,
- * and nothing it holds is believed.
+ * tokenizer.json and tiktoken.model are anyone's files: what is wrong in them
+ * is said with its key or line, and nothing they hold is believed.
  */
 
 #include <setjmp.h>
@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <openssl/evp.h>
 
 #include "text/tokenizer_load.h"
 
@@ -328,6 +329,156 @@ test_files(void **state)
 }
 
 
+#define KIMI_CLASS                                                            \
+    "'auto_map':{'AutoTokenizer':['tokenization_kimi.TikTokenTokenizer',null]}"
+
+
+/* a tiktoken.model of all bytes, then these lines */
+
+static char *
+test_ranks_text(const char *more)
+{
+    int      i, n;
+    char    *text, one[8];
+    uint8_t  byte;
+
+    text = malloc(65536);
+    assert_non_null(text);
+    n = 0;
+
+    for (i = 0; i < 256; i++) {
+        byte = (uint8_t) i;
+        EVP_EncodeBlock((uint8_t *) one, &byte, 1);
+        n += sprintf(text + n, "%s %d\n", one, i);
+    }
+
+    strcpy(text + n, more);
+
+    return text;
+}
+
+
+static moe_tokenizer_t *
+test_ranks_build(const char *text, const char *config, moe_err_t *err)
+{
+    json_t           *conf;
+    moe_tokenizer_t  *t;
+
+    conf = config ? test_json(config) : NULL;
+    t = moe_tokenizer_build_tiktoken(text, strlen(text), conf, err);
+    json_decref(conf);
+
+    return t;
+}
+
+
+static void
+test_ranks_bad(const char *more, const char *config, const char *why)
+{
+    char             *text;
+    moe_err_t         err;
+    moe_tokenizer_t  *t;
+
+    text = test_ranks_text(more);
+    t = test_ranks_build(text, config ? config : "{" KIMI_CLASS "}", &err);
+
+    if (t != NULL) {
+        fail_msg("taken: %s", more);
+    }
+
+    if (strstr(err.text, why) == NULL) {
+        fail_msg("%s: \"%s\" does not say \"%s\"", more, err.text, why);
+    }
+
+    free(text);
+}
+
+
+/* lines as they must not be; "ab" is YWI=, "abc" YWJj */
+
+static void
+test_ranks(void **state)
+{
+    char             *text, *p;
+    moe_err_t         err;
+    moe_ids_t         ids = { 0 };
+    moe_tokenizer_t  *t;
+
+    test_ranks_bad("YWI=", NULL, "line 257 does not begin");
+    test_ranks_bad(" 256", NULL, "line 257 does not begin");
+    test_ranks_bad("YWI 256", NULL, "line 257 does not begin");
+    test_ranks_bad("YW?= 256", NULL, "line 257 does not begin");
+    test_ranks_bad("Y=I= 256", NULL, "line 257 does not begin");
+    test_ranks_bad("==== 256", NULL, "line 257 does not begin");
+    test_ranks_bad("YWJ= 256", NULL, "line 257 does not begin");
+    test_ranks_bad("YWI= ", NULL, "line 257 has no rank");
+    test_ranks_bad("YWI= -1", NULL, "line 257 does not end in a rank");
+    test_ranks_bad("YWI= 0x100", NULL, "line 257 does not end in a rank");
+    test_ranks_bad("YWI= 256 ", NULL, "line 257 does not end in a rank");
+    test_ranks_bad("YWI= 256\r\n", NULL, "line 257 does not end in a rank");
+    test_ranks_bad("YWI=  256", NULL, "line 257 does not end in a rank");
+    test_ranks_bad("YWI= 257", NULL, "beyond the number");
+    test_ranks_bad("YWI= 99999999999999999999999999", NULL, "beyond");
+    test_ranks_bad("YWI= 18446744073709551872", NULL, "beyond");
+    test_ranks_bad("\n\nYWI= 255", NULL, "line 259 has the rank of");
+    test_ranks_bad("YWI= 256\nYWI= 257\n", NULL, "line 258 has the token of");
+    test_ranks_bad("YWI= 256\nYWJj 258\n", NULL, "line 258 has a rank");
+
+    /* one byte longer than a token may be */
+
+    p = malloc(2048);
+    memset(p, 'Y', 1368);
+    strcpy(p + 1368, " 256");
+    test_ranks_bad(p, NULL, "line 257 does not begin");
+    free(p);
+
+    test_ranks_bad("", "{}", "auto_map.AutoTokenizer");
+    test_ranks_bad("", "{'auto_map':{'AutoTokenizer':5}}", "auto_map.Auto");
+    test_ranks_bad("", "{'auto_map':{'AutoTokenizer':'qwen.\\u001bQwen'}}",
+                   "\"qwen.?Qwen\" is not");
+    test_ranks_bad("", "{" KIMI_CLASS ",'added_tokens_decoder':{'5':"
+                   "{'content':'x'}}}", "\"5\" is not a token");
+    test_ranks_bad("", "{" KIMI_CLASS ",'added_tokens_decoder':{'x':"
+                   "{'content':'x'}}}", "\"x\" is not a token");
+    test_ranks_bad("", "{" KIMI_CLASS ",'added_tokens_decoder':{'4194304':"
+                   "{'content':'x'}}}", "is not a token");
+    test_ranks_bad("", "{" KIMI_CLASS ",'added_tokens_decoder':{'256':7}}",
+                   "\"256\" is not a token");
+    test_ranks_bad("", "{" KIMI_CLASS ",'added_tokens_decoder':{'256':{}}}",
+                   "tokenizer_config.json: added_tokens.content");
+    test_ranks_bad("", "{" KIMI_CLASS ",'added_tokens_decoder':{'257':"
+                   "{'content':'a'}}}", "\"a\" has id 257");
+
+    assert_null(test_ranks_build("", "{" KIMI_CLASS "}", &err));
+    assert_non_null(strstr(err.text, "0 tokens"));
+    assert_null(test_ranks_build("YQ== 0\n", "{" KIMI_CLASS "}", &err));
+    assert_non_null(strstr(err.text, "lacks 255 bytes"));
+    assert_null(test_ranks_build("YQ== 0\n", NULL, &err));
+    assert_non_null(strstr(err.text, "is not known"));
+
+    /* "bc" comes before "ab", and "abc" is made of "a" and "bc" too */
+
+    text = test_ranks_text("YmM= 256\nYWI= 257\nYWJj 258\n");
+    t = test_ranks_build(text, "{" KIMI_CLASS ",'added_tokens_decoder':"
+                         "{'259':{'content':'<e>','special':true}},"
+                         "'eos_token':'<e>'}", &err);
+    assert_non_null(t);
+    assert_int_equal(moe_tokenizer_vocab_size(t), 259 + 258);
+    assert_int_equal(moe_tokenizer_eos(t), 259);
+    assert_int_equal(moe_tokenizer_encode(t, "abcabb<|reserved_token_261|>",
+                                          28, NULL, MOE_TOK_SPECIAL, &ids,
+                                          &err), 0);
+    assert_int_equal(ids.n, 4);
+    assert_int_equal(ids.ids[0], 258);
+    assert_int_equal(ids.ids[1], 257);
+    assert_int_equal(ids.ids[2], 'b');
+    assert_int_equal(ids.ids[3], 261);
+    moe_tokenizer_free(t);
+    moe_ids_free(&ids);
+    free(text);
+}
+
+
 int
 main(void)
 {
@@ -337,6 +488,7 @@ main(void)
         cmocka_unit_test(test_nesting),
         cmocka_unit_test(test_clean_line),
         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_ranks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,11 +1,14 @@
 /*
- * libFuzzer: tokenizer.json, patterns, and text with its trust.
+ * libFuzzer: tokenizer.json, tiktoken.model, patterns, and text with its
+ * trust.
  *
  * The first byte chooses: text for one of the tokenizers below; one of them
- * with pieces of JSON written over it, then text; a pattern, then text.
+ * with pieces of JSON written over it, then text; a pattern, then text; ranks
+ * with bytes written over them, then text.
  */
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -297,6 +300,71 @@ fuzz_json(const uint8_t *data, size_t size)
 }
 
 
+/*
+ * A tiktoken.model of all bytes and some more, with bytes written over it:
+ * count, then (place, bytes that give way, byte).  The rest is text.
+ */
+static void
+fuzz_ranks(const uint8_t *data, size_t size)
+{
+    int               i;
+    char             *text;
+    size_t            at, n, len, edits;
+    json_t           *config;
+    moe_err_t         err;
+    moe_tokenizer_t  *t;
+
+    static const char  more[] =
+        "YWI= 256\nYmM= 257\nYWJj 258\nICA= 259\nICAgIA== 260\n5Lit 261\n";
+    static const char  digits[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+    if (size < 1) {
+        return;
+    }
+
+    text = malloc(8192);
+    len = 0;
+
+    for (i = 0; i < 256; i++) {
+        len += (size_t) sprintf(text + len, "%c%c== %d\n", digits[i >> 2],
+                                digits[(i & 3) << 4], i);
+    }
+
+    len += (size_t) sprintf(text + len, "%s", more);
+    edits = data[0] % 8;
+    data++;
+    size--;
+
+    for ( ; edits > 0 && size >= 4; edits--, data += 4, size -= 4) {
+        at = len - (data[0] | (size_t) data[1] << 8) % len;
+        n = data[2] % 8;
+        n = n > len - at ? len - at : n;
+
+        memmove(text + at + 1, text + at + n, len - at - n);
+        text[at] = (char) data[3];
+        len += 1 - n;
+    }
+
+    config = json_loads("{\"auto_map\":{\"AutoTokenizer\":"
+                        "\"tokenization_kimi.TikTokenTokenizer\"},"
+                        "\"added_tokens_decoder\":{\"262\":{\"content\":"
+                        "\"<x>\",\"special\":true}}}", 0, NULL);
+    check(config != NULL);
+
+    t = moe_tokenizer_build_tiktoken(text, len, config, &err);
+    json_decref(config);
+    free(text);
+
+    if (t != NULL) {
+        fuzz_bytes(t, data, size);
+        fuzz_text(t, data, size);
+    }
+
+    moe_tokenizer_free(t);
+}
+
+
 static void
 fuzz_pattern(const uint8_t *data, size_t size)
 {
@@ -338,13 +406,13 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
 
-    switch (data[0] % 8) {
+    switch (data[0] % 9) {
 
     case 0:
     case 1:
     case 2:
     case 3:
-        fuzz_text(fuzz_doc(data[0] % 8), data + 1, size - 1);
+        fuzz_text(fuzz_doc(data[0] % 9), data + 1, size - 1);
         break;
 
     case 4:
@@ -353,6 +421,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     case 5:
         fuzz_pattern(data + 1, size - 1);
+        break;
+
+    case 6:
+        fuzz_ranks(data + 1, size - 1);
         break;
 
     default:
