@@ -426,8 +426,9 @@ moe_text_digest(moe_text_t *t, const char *dir, const char *template,
     EVP_MD_CTX  *md;
 
     static const char *const  names[] = {
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-        "generation_config.json", "chat_template.jinja"
+        "tokenizer.json", "tiktoken.model", "tokenizer_config.json",
+        "special_tokens_map.json", "generation_config.json",
+        "chat_template.jinja"
     };
 
     md = EVP_MD_CTX_new();
