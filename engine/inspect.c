@@ -241,6 +241,10 @@ print_rope(const moe_config_t *cfg)
     printf("%-13s%d positions, rotary base %g", "context",
            cfg->max_positions, cfg->rope.theta);
 
+    if (cfg->attn == MOE_ATTN_GQA && cfg->rope.dim != cfg->head_dim) {
+        printf(", %d of %d dimensions rotated", cfg->rope.dim, cfg->head_dim);
+    }
+
     if (cfg->rope.type == MOE_ROPE_YARN) {
         printf(", YaRN by %g from %d", cfg->rope.factor,
                cfg->rope.original_max_positions);

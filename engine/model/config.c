@@ -26,6 +26,7 @@ static int config_root(moe_reader_t *r);
 static int config_family(moe_reader_t *r);
 static int config_sizes(moe_reader_t *r);
 static int config_quant(moe_reader_t *r);
+static int config_fixed(moe_reader_t *r);
 static int config_misc(moe_reader_t *r);
 static int config_tokens(moe_reader_t *r, json_t *root, int first);
 static int config_generation(moe_reader_t *r);
@@ -216,6 +217,7 @@ config_root(moe_reader_t *r)
         moe_config_layers,
         config_quant,
         moe_config_window,
+        config_fixed,
         config_misc
     };
 
@@ -328,6 +330,40 @@ config_quant(moe_reader_t *r)
     moe_unsupported(r->cfg, "quant_method \"%.40s\"%s", method,
                     strcmp(method, "fp8") == 0 ? " without blocks of 128 x 128"
                                            : "");
+
+    return 0;
+}
+
+
+static int
+config_fixed(moe_reader_t *r)
+{
+    char        *text;
+    size_t       i;
+    json_t      *val;
+    const char  *key;
+
+    for (i = 0; i < sizeof(r->fam->fixed) / sizeof(r->fam->fixed[0]); i++) {
+
+        key = r->fam->fixed[i][0];
+        val = key ? json_object_get(r->root, key) : NULL;
+
+        if (val == NULL || json_is_null(val)) {
+            continue;
+        }
+
+        text = json_dumps(val, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+        if (text == NULL) {
+            return moe_err(r->err, "%s: out of memory", r->file);
+        }
+
+        if (strcmp(text, r->fam->fixed[i][1]) != 0) {
+            moe_unsupported(r->cfg, "%s %.60s with %s", key, text,
+                            r->fam->name);
+        }
+
+        free(text);
+    }
 
     return 0;
 }

@@ -43,6 +43,9 @@ typedef enum {
     MOE_FAMILY_QWEN2_MOE,
     MOE_FAMILY_MIXTRAL,
     MOE_FAMILY_OLMOE,
+    MOE_FAMILY_GLM4_MOE,            /* GLM-4.5, 4.6 */
+    MOE_FAMILY_MINIMAX_M2,
+    MOE_FAMILY_KIMI_K2,             /* DeepSeek-V3's architecture */
     MOE_FAMILY_COUNT
 } moe_family_e;
 
@@ -84,8 +87,8 @@ typedef struct {
     moe_rope_e   type;
     int          interleave;        /* pairs (2i, 2i+1) as DeepSeek, else
                                      * halves (i, i + dim/2) */
-    int          dim;               /* rotated width of a head, even: head_dim
-                                     * or qk_rope_head_dim */
+    int          dim;               /* rotated width of a head, even: its
+                                     * first ones, or qk_rope_head_dim */
     double       theta;
 
     /* yarn only */

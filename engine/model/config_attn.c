@@ -12,6 +12,7 @@
 
 static int config_gqa(moe_reader_t *r);
 static int config_mla(moe_reader_t *r);
+static int config_rotated(moe_reader_t *r, json_t *obj);
 static int config_rope_type(moe_reader_t *r, json_t *obj);
 static int config_yarn(moe_reader_t *r, json_t *obj);
 static double config_mscale(double factor, double mscale);
@@ -33,15 +34,17 @@ static const moe_int_key_t  mla_keys[] = {
 int
 moe_config_attention(moe_reader_t *r)
 {
-    int  bias;
+    int          bias;
+    const char  *key;
 
     bias = 0;
+    key = r->fam->key_qkv_bias;
 
     if (moe_key_bool(r, "attention_bias", &bias) < 0) {
         return -1;
     }
 
-    if (bias) {
+    if (bias && (key == NULL || strcmp(key, "attention_bias") != 0)) {
         moe_unsupported(r->cfg, "attention_bias true");
     }
 
@@ -52,7 +55,7 @@ moe_config_attention(moe_reader_t *r)
 static int
 config_gqa(moe_reader_t *r)
 {
-    int            rc;
+    int            rc, norm;
     moe_config_t  *cfg;
 
     cfg = r->cfg;
@@ -94,8 +97,18 @@ config_gqa(moe_reader_t *r)
     cfg->v_head_dim = cfg->head_dim;
     cfg->rope.dim = cfg->head_dim;
 
-    if (r->fam->qkv_bias && moe_key_bool(r, "qkv_bias", &cfg->qkv_bias) < 0) {
+    norm = cfg->qk_norm != MOE_QK_NORM_NONE;
+
+    if ((r->fam->key_qkv_bias != NULL
+         && moe_key_bool(r, r->fam->key_qkv_bias, &cfg->qkv_bias) < 0)
+        || (r->fam->key_qk_norm != NULL
+            && moe_key_bool(r, r->fam->key_qk_norm, &norm) < 0))
+    {
         return -1;
+    }
+
+    if (r->fam->key_qk_norm != NULL) {
+        cfg->qk_norm = norm ? MOE_QK_NORM_HEAD : MOE_QK_NORM_NONE;
     }
 
     if (cfg->family == MOE_FAMILY_OLMOE
@@ -143,12 +156,6 @@ moe_config_rope(moe_reader_t *r)
     cfg = r->cfg;
     rope = &cfg->rope;
 
-    if (rope->dim % 2 != 0) {
-        return moe_err(r->err, "%s: %s %d is odd", r->file,
-                       cfg->attn == MOE_ATTN_MLA ? "qk_rope_head_dim"
-                                                 : "head_dim", rope->dim);
-    }
-
     rope->interleave = r->fam->rope_interleave;
     rope->theta = r->fam->rope_theta;
     rope->attn_factor = 1;
@@ -168,7 +175,9 @@ moe_config_rope(moe_reader_t *r)
         obj = scaling;
     }
 
-    if (moe_key_double(r, r->root, "rope_theta", 1.001, 1e15, &rope->theta) < 0
+    if (config_rotated(r, obj) != 0
+        || moe_key_double(r, r->root, "rope_theta", 1.001, 1e15,
+                          &rope->theta) < 0
         || moe_key_double(r, obj, "rope_theta", 1.001, 1e15, &rope->theta) < 0
         || (rope->interleave
             && moe_key_bool(r, "rope_interleave", &rope->interleave) < 0)
@@ -190,26 +199,73 @@ moe_config_rope(moe_reader_t *r)
 }
 
 
+/* how much of a head is rotated: a share of it, or its first dimensions */
 static int
-config_rope_type(moe_reader_t *r, json_t *obj)
+config_rotated(moe_reader_t *r, json_t *obj)
 {
-    double       partial;
-    const char  *type;
+    int            at_root, in_obj, dim;
+    double         partial;
+    moe_rope_t    *rope;
+    moe_config_t  *cfg;
 
-    type = "default";
-    partial = 1;
+    cfg = r->cfg;
+    rope = &cfg->rope;
+    partial = r->fam->partial_rotary != 0 ? r->fam->partial_rotary : 1;
+    dim = 0;
 
-    if (moe_key_string(r, obj, "type", &type) < 0
-        || moe_key_string(r, obj, "rope_type", &type) < 0
-        || moe_key_double(r, obj, "partial_rotary_factor", 0, 1, &partial) < 0
-        || moe_key_double(r, r->root, "partial_rotary_factor", 0, 1,
-                          &partial) < 0)
+    at_root = moe_key_double(r, r->root, "partial_rotary_factor", 0, 1,
+                             &partial);
+    in_obj = moe_key_double(r, obj, "partial_rotary_factor", 0, 1, &partial);
+
+    if (at_root < 0 || in_obj < 0
+        || moe_key_int(r, r->root, "rotary_dim", 1, MOE_MAX_HEAD_DIM,
+                       &dim) < 0)
     {
         return -1;
     }
 
-    if (partial != 1) {
-        moe_unsupported(r->cfg, "partial_rotary_factor %g", partial);
+    if (r->fam->partial_rotary == 0) {
+
+        if (partial != 1) {
+            moe_unsupported(cfg, "partial_rotary_factor %g with %s", partial,
+                            r->fam->name);
+        }
+
+    } else if (dim != 0 && at_root == MOE_KEY_ABSENT
+               && in_obj == MOE_KEY_ABSENT)
+    {
+        if (dim > cfg->head_dim) {
+            return moe_err(r->err, "%s: rotary_dim %d of head_dim %d",
+                           r->file, dim, cfg->head_dim);
+        }
+
+        rope->dim = dim;
+
+    } else {
+        rope->dim = (int) (cfg->head_dim * partial);
+    }
+
+    if (rope->dim < 2 || rope->dim % 2 != 0) {
+        return moe_err(r->err, "%s: %d rotated dimensions of a head are %s",
+                       r->file, rope->dim,
+                       rope->dim < 2 ? "too few" : "odd");
+    }
+
+    return 0;
+}
+
+
+static int
+config_rope_type(moe_reader_t *r, json_t *obj)
+{
+    const char  *type;
+
+    type = "default";
+
+    if (moe_key_string(r, obj, "type", &type) < 0
+        || moe_key_string(r, obj, "rope_type", &type) < 0)
+    {
+        return -1;
     }
 
     if (strcmp(type, "default") == 0) {
@@ -331,6 +387,16 @@ moe_config_window(moe_reader_t *r)
         {
             moe_unsupported(r->cfg, "layer_types \"%.40s\"",
                             json_string_value(val));
+            break;
+        }
+    }
+
+    /* MiniMax's numbers for them: 0 is lightning attention */
+    list = json_object_get(r->root, "attn_type_list");
+
+    json_array_foreach(list, i, val) {
+        if (json_integer_value(val) != 1) {
+            moe_unsupported(r->cfg, "attn_type_list[%zu] is not 1", i);
             break;
         }
     }

@@ -114,18 +114,7 @@ moe_config_router(moe_reader_t *r)
     }
 
     cfg->topk_eps = r->fam->topk_eps;
-
-    if (!r->fam->groups) {
-        return 0;
-    }
-
-    cfg->routed_scale = r->fam->routed_scale;
-
-    if (moe_key_double(r, r->root, "routed_scaling_factor", 1e-6, 1e6,
-                       &cfg->routed_scale) < 0)
-    {
-        return -1;
-    }
+    cfg->router_bias = r->fam->router_bias != NULL;
 
     want = cfg->score == MOE_SCORE_SIGMOID ? "sigmoid" : "softmax";
     s = want;
@@ -137,6 +126,18 @@ moe_config_router(moe_reader_t *r)
     if (strcmp(s, want) != 0) {
         moe_unsupported(cfg, "scoring_func \"%.40s\" with %s", s,
                         r->fam->name);
+    }
+
+    if (!r->fam->groups) {
+        return 0;
+    }
+
+    cfg->routed_scale = r->fam->routed_scale;
+
+    if (moe_key_double(r, r->root, "routed_scaling_factor", 1e-6, 1e6,
+                       &cfg->routed_scale) < 0)
+    {
+        return -1;
     }
 
     return config_groups(r);
@@ -158,7 +159,6 @@ config_groups(moe_reader_t *r)
     }
 
     if (cfg->topk == MOE_TOPK_NOAUX_TC) {
-        cfg->router_bias = 1;
 
         if (s != NULL && strcmp(s, "noaux_tc") != 0) {
             moe_unsupported(cfg, "topk_method \"%.40s\" with %s", s,

@@ -3,6 +3,34 @@
 #include "model/family.h"
 
 
+/* what Kimi-K2 has of DeepSeek-V3: all but the name */
+#define DEEPSEEK_V3                                                           \
+        .architecture = "DeepseekV3ForCausalLM",                              \
+        .attn = MOE_ATTN_MLA,                                                 \
+        .score = MOE_SCORE_SIGMOID,                                           \
+        .topk = MOE_TOPK_NOAUX_TC,                                            \
+        .rope_interleave = 1,                                                 \
+        .norm_topk = 1,                                                       \
+        .norm_topk_key = 1,                                                   \
+        .topk_eps = 1e-20,                                                    \
+        .routed_scale = 2.5,                                                  \
+        .rope_theta = 10000,                                                  \
+        .rms_eps = 1e-6,                                                      \
+        .key_experts = { "n_routed_experts", "num_local_experts" },           \
+        .key_moe_ffn = "moe_intermediate_size",                               \
+        .key_dense_ffn = "intermediate_size",                                 \
+        .key_n_shared = "n_shared_experts",                                   \
+        .groups = 1,                                                          \
+        .first_dense = 3,                                                     \
+        .dense_first = 1,                                                     \
+        .moe_prefix = "mlp",                                                  \
+        .gate = "gate_proj",                                                  \
+        .up = "up_proj",                                                      \
+        .down = "down_proj",                                                  \
+        .shared = "shared_experts",                                           \
+        .router_bias = "gate.e_score_correction_bias"
+
+
 static const moe_family_t  families[] = {
 
     {
@@ -33,30 +61,8 @@ static const moe_family_t  families[] = {
     {
         .id = MOE_FAMILY_DEEPSEEK_V3,
         .name = "DeepSeek-V3",
-        .architecture = "DeepseekV3ForCausalLM",
         .model_type = "deepseek_v3",
-        .attn = MOE_ATTN_MLA,
-        .score = MOE_SCORE_SIGMOID,
-        .topk = MOE_TOPK_NOAUX_TC,
-        .rope_interleave = 1,
-        .norm_topk = 1,
-        .norm_topk_key = 1,
-        .topk_eps = 1e-20,
-        .routed_scale = 2.5,
-        .rope_theta = 10000,
-        .rms_eps = 1e-6,
-        .key_experts = { "n_routed_experts", "num_local_experts" },
-        .key_moe_ffn = "moe_intermediate_size",
-        .key_dense_ffn = "intermediate_size",
-        .key_n_shared = "n_shared_experts",
-        .groups = 1,
-        .first_dense = 3,
-        .dense_first = 1,
-        .moe_prefix = "mlp",
-        .gate = "gate_proj",
-        .up = "up_proj",
-        .down = "down_proj",
-        .shared = "shared_experts"
+        DEEPSEEK_V3
     },
 
     {
@@ -90,6 +96,7 @@ static const moe_family_t  families[] = {
         .score = MOE_SCORE_SOFTMAX,
         .topk = MOE_TOPK_GREEDY,
         .qkv_bias = 1,
+        .key_qkv_bias = "qkv_bias",
         .shared_gate = 1,
         .norm_topk_key = 1,
         .rope_theta = 10000,
@@ -143,6 +150,74 @@ static const moe_family_t  families[] = {
         .gate = "gate_proj",
         .up = "up_proj",
         .down = "down_proj"
+    },
+
+    {
+        .id = MOE_FAMILY_GLM4_MOE,
+        .name = "GLM-4-MoE",
+        .architecture = "Glm4MoeForCausalLM",
+        .model_type = "glm4_moe",
+        .attn = MOE_ATTN_GQA,
+        .key_qk_norm = "use_qk_norm",
+        .score = MOE_SCORE_SIGMOID,
+        .topk = MOE_TOPK_NOAUX_TC,
+        .key_qkv_bias = "attention_bias",
+        .partial_rotary = 0.5,
+        .norm_topk = 1,
+        .norm_topk_key = 1,
+        .topk_eps = 1e-20,
+        .routed_scale = 1,
+        .rope_theta = 10000,
+        .rms_eps = 1e-5,
+        .key_experts = { "n_routed_experts", "num_local_experts" },
+        .key_moe_ffn = "moe_intermediate_size",
+        .key_dense_ffn = "intermediate_size",
+        .key_n_shared = "n_shared_experts",
+        .groups = 1,
+        .first_dense = 1,
+        .dense_first = 1,
+        .moe_prefix = "mlp",
+        .gate = "gate_proj",
+        .up = "up_proj",
+        .down = "down_proj",
+        .shared = "shared_experts",
+        .router_bias = "gate.e_score_correction_bias"
+    },
+
+    {
+        .id = MOE_FAMILY_MINIMAX_M2,
+        .name = "MiniMax-M2",
+        .architecture = "MiniMaxM2ForCausalLM",
+        .model_type = "minimax_m2",
+        .attn = MOE_ATTN_GQA,
+        .qk_norm = MOE_QK_NORM_FULL,
+        .score = MOE_SCORE_SIGMOID,
+        .topk = MOE_TOPK_NOAUX_TC,
+        .partial_rotary = 1,
+        .norm_topk = 1,
+        .routed_scale = 1,
+        .rope_theta = 5000000,
+        .rms_eps = 1e-6,
+        .key_experts = { "num_local_experts", "num_experts" },
+        .key_moe_ffn = "intermediate_size",
+        .fixed = {
+            { "use_qk_norm", "true" },
+            { "qk_norm_type", "\"per_layer\"" },
+            { "use_routing_bias", "true" },
+            { "shared_intermediate_size", "0" }
+        },
+        .moe_prefix = "block_sparse_moe",
+        .gate = "w1",
+        .up = "w3",
+        .down = "w2",
+        .router_bias = "e_score_correction_bias"
+    },
+
+    {
+        .id = MOE_FAMILY_KIMI_K2,
+        .name = "Kimi-K2",
+        .model_type = "kimi_k2",
+        DEEPSEEK_V3
     }
 };
 
@@ -157,17 +232,28 @@ moe_family(moe_family_e id)
 const moe_family_t *
 moe_family_find(const char *architecture, const char *model_type)
 {
-    size_t       i;
-    const char  *a, *b;
+    int                  same;
+    size_t               i;
+    const moe_family_t  *f, *found;
+
+    found = NULL;
 
     for (i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
-        a = architecture ? architecture : model_type;
-        b = architecture ? families[i].architecture : families[i].model_type;
+        f = &families[i];
+        same = model_type != NULL && strcmp(model_type, f->model_type) == 0;
 
-        if (a != NULL && strcmp(a, b) == 0) {
-            return &families[i];
+        if (architecture == NULL ? !same
+                                 : strcmp(architecture, f->architecture) != 0)
+        {
+            continue;
         }
+
+        if (same) {
+            return f;
+        }
+
+        found = found ? found : f;
     }
 
-    return NULL;
+    return found;
 }

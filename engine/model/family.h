@@ -20,11 +20,13 @@ typedef struct {
     const char     *model_type;     /* config.json: model_type */
 
     moe_attn_e      attn;
-    moe_qk_norm_e   qk_norm;
+    moe_qk_norm_e   qk_norm;        /* where no key says otherwise */
     moe_score_e     score;
     moe_topk_e      topk;           /* where no key says otherwise */
     int             rope_interleave;
     int             qkv_bias;       /* where no key says otherwise */
+    double          partial_rotary; /* share of a head that is rotated, where
+                                     * no key says otherwise; 0: always all */
     int             shared_gate;
     int             norm_topk;      /* where no key says otherwise */
     int             norm_topk_key;  /* norm_topk_prob is read at all */
@@ -34,6 +36,8 @@ typedef struct {
     double          rms_eps;        /* where no key says otherwise */
 
     /* keys of config.json; NULL: the family has no such thing */
+    const char     *key_qkv_bias;
+    const char     *key_qk_norm;    /* true: norm per head */
     const char     *key_experts[2]; /* either */
     const char     *key_moe_ffn;
     const char     *key_dense_ffn;
@@ -44,18 +48,23 @@ typedef struct {
     int             dense_first;    /* first_k_dense_replace, moe_layer_freq */
     int             dense_step;     /* decoder_sparse_step, mlp_only_layers */
 
+    /* keys that have one value only, as JSON, where they are there */
+    const char     *fixed[4][2];
+
     /* tensors, under "model.layers.N." */
     const char     *moe_prefix;     /* "mlp" */
     const char     *gate;           /* an expert's "gate_proj" */
     const char     *up;
     const char     *down;
     const char     *shared;         /* "shared_experts" */
+    const char     *router_bias;    /* under moe_prefix */
 } moe_family_t;
 
 
 const moe_family_t *moe_family(moe_family_e id);
 
-/* By architecture, or where that is NULL by model_type; NULL: unknown. */
+/* By architecture, model_type deciding where several have the same; or where
+ * that is NULL by model_type.  NULL: unknown. */
 const moe_family_t *moe_family_find(const char *architecture,
     const char *model_type);
 

@@ -59,8 +59,8 @@ enum {
 };
 
 /*
- * One tensor.  In the name {moe}, {gate}, {up}, {down} and {shared} stand for
- * the family's own words and {n} for the number of an expert.  A vector has
+ * One tensor.  In the name {n} stands for the number of an expert, the other
+ * words in braces for the family's own.  A vector has
  * rows D_ONE and ndim 1.
  */
 typedef struct {
@@ -170,7 +170,7 @@ static const spec_t  layer_specs[] = {
       W_DENSE | W_FP8, 2 },
 
     { "{moe}.gate.weight", LAYER(router), D_EXPERTS, D_HIDDEN, W_MOE, 2 },
-    { "{moe}.gate.e_score_correction_bias", LAYER(router_bias), D_ONE,
+    { "{moe}.{router_bias}", LAYER(router_bias), D_ONE,
       D_EXPERTS, W_MOE | W_ROUTER_BIAS, 1 },
     { "{moe}.{shared}.{gate}.weight", LAYER(shared.gate), D_SHARED, D_HIDDEN,
       W_MOE | W_SHARED | W_FP8, 2 },
@@ -575,6 +575,7 @@ spec_name(walk_t *k, const char *tmpl, int expert)
         { "{up}", k->fam->up },
         { "{down}", k->fam->down },
         { "{shared}", k->fam->shared },
+        { "{router_bias}", k->fam->router_bias },
         { "{n}", number },
     };
 

@@ -64,6 +64,9 @@ static const char *const  models[] = {
     "t/golden/qwen2-moe",
     "t/golden/mixtral",
     "t/golden/v3-bf16",
+    "t/golden/glm4-moe",
+    "t/golden/minimax-m2-odd",
+    "t/golden/kimi-k2",
     "models/demo"
 };
 

@@ -119,6 +119,64 @@ static const char  olmoe[] =
     "\"rope_theta\": 10000.0, \"vocab_size\": 50304}";
 
 
+static const char  glm4[] =
+    "{\"architectures\": [\"Glm4MoeForCausalLM\"], \"model_type\": "
+    "\"glm4_moe\", \"attention_bias\": true, \"eos_token_id\": [151329, "
+    "151336, 151338], \"first_k_dense_replace\": 3, \"head_dim\": 128, "
+    "\"hidden_act\": \"silu\", \"hidden_size\": 5120, "
+    "\"intermediate_size\": 12288, \"max_position_embeddings\": 202752, "
+    "\"moe_intermediate_size\": 1536, \"n_group\": 1, "
+    "\"n_routed_experts\": 160, \"n_shared_experts\": 1, "
+    "\"norm_topk_prob\": true, \"num_attention_heads\": 96, "
+    "\"num_experts_per_tok\": 8, \"num_hidden_layers\": 92, "
+    "\"num_key_value_heads\": 8, \"num_nextn_predict_layers\": 1, "
+    "\"pad_token_id\": 151329, \"partial_rotary_factor\": 0.5, "
+    "\"rms_norm_eps\": 1e-05, \"rope_scaling\": null, "
+    "\"rope_theta\": 1000000, \"routed_scaling_factor\": 2.5, "
+    "\"tie_word_embeddings\": false, \"topk_group\": 1, "
+    "\"use_qk_norm\": true, \"vocab_size\": 151552}";
+
+static const char  minimax[] =
+    "{\"architectures\": [\"MiniMaxM2ForCausalLM\"], \"model_type\": "
+    "\"minimax\", \"attn_type_list\": [1, 1, 1], \"head_dim\": 128, "
+    "\"hidden_act\": \"silu\", \"hidden_size\": 3072, "
+    "\"intermediate_size\": 1536, \"max_position_embeddings\": 196608, "
+    "\"num_attention_heads\": 48, \"num_experts_per_tok\": 8, "
+    "\"num_hidden_layers\": 62, \"num_key_value_heads\": 8, "
+    "\"num_local_experts\": 256, \"qk_norm_type\": \"per_layer\", "
+    "\"quantization_config\": {\"activation_scheme\": \"dynamic\", "
+    "\"fmt\": \"float8_e4m3fn\", \"quant_method\": \"fp8\", "
+    "\"weight_block_size\": [128, 128]}, \"rms_norm_eps\": 1e-06, "
+    "\"rope_theta\": 5000000, \"rotary_dim\": 64, "
+    "\"scoring_func\": \"sigmoid\", \"shared_intermediate_size\": 0, "
+    "\"tie_word_embeddings\": false, \"use_qk_norm\": true, "
+    "\"use_routing_bias\": true, \"vocab_size\": 200064}";
+
+static const char  kimi[] =
+    "{\"architectures\": [\"DeepseekV3ForCausalLM\"], \"model_type\": "
+    "\"kimi_k2\", \"attention_bias\": false, \"bos_token_id\": 163584, "
+    "\"eos_token_id\": 163585, \"first_k_dense_replace\": 1, "
+    "\"hidden_size\": 7168, \"intermediate_size\": 18432, "
+    "\"kv_lora_rank\": 512, \"max_position_embeddings\": 131072, "
+    "\"moe_intermediate_size\": 2048, \"moe_layer_freq\": 1, "
+    "\"n_group\": 1, \"n_routed_experts\": 384, \"n_shared_experts\": 1, "
+    "\"norm_topk_prob\": true, \"num_attention_heads\": 64, "
+    "\"num_experts_per_tok\": 8, \"num_hidden_layers\": 61, "
+    "\"num_key_value_heads\": 64, \"num_nextn_predict_layers\": 0, "
+    "\"q_lora_rank\": 1536, \"qk_nope_head_dim\": 128, "
+    "\"qk_rope_head_dim\": 64, \"quantization_config\": {"
+    "\"activation_scheme\": \"dynamic\", \"fmt\": \"e4m3\", "
+    "\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}, "
+    "\"rms_norm_eps\": 1e-06, \"rope_scaling\": {\"beta_fast\": 1.0, "
+    "\"beta_slow\": 1.0, \"factor\": 32.0, \"mscale\": 1.0, "
+    "\"mscale_all_dim\": 1.0, \"original_max_position_embeddings\": 4096, "
+    "\"type\": \"yarn\"}, \"rope_theta\": 50000.0, "
+    "\"routed_scaling_factor\": 2.827, \"scoring_func\": \"sigmoid\", "
+    "\"tie_word_embeddings\": false, \"topk_group\": 1, "
+    "\"topk_method\": \"noaux_tc\", \"v_head_dim\": 128, "
+    "\"vocab_size\": 163840}";
+
+
 static moe_config_t  cfg;
 static moe_err_t     err;
 
@@ -330,6 +388,140 @@ test_gqa_families(void **state)
     assert_true(cfg.rms_eps == 1e-5);
     assert_int_equal(parse_with(olmoe, "clip_qkv", "8.0"), 0);
     assert_true(cfg.clip_qkv == 8);
+}
+
+
+static void
+test_glm4(void **state)
+{
+    accepts(glm4);
+    assert_int_equal(cfg.family, MOE_FAMILY_GLM4_MOE);
+    assert_int_equal(cfg.attn, MOE_ATTN_GQA);
+    assert_int_equal(cfg.rope.dim, 64);
+    assert_int_equal(cfg.rope.interleave, 0);
+    assert_int_equal(cfg.qkv_bias, 1);
+    assert_int_equal(cfg.qk_norm, MOE_QK_NORM_HEAD);
+    assert_int_equal(cfg.score, MOE_SCORE_SIGMOID);
+    assert_int_equal(cfg.topk, MOE_TOPK_NOAUX_TC);
+    assert_int_equal(cfg.router_bias, 1);
+    assert_int_equal(cfg.norm_topk, 1);
+    assert_true(cfg.topk_eps == 1e-20);
+    assert_true(cfg.routed_scale == 2.5);
+    assert_true(cfg.attn_scale == 1 / sqrt(128));
+    assert_int_equal(cfg.is_moe[2], 0);
+    assert_int_equal(cfg.is_moe[3], 1);
+    assert_int_equal(cfg.shared_ffn, 1536);
+    assert_int_equal(cfg.n_mtp, 1);
+    assert_int_equal(cfg.n_eos, 3);
+
+    /* GLM-4.5-Air has neither, and these are the defaults */
+    assert_int_equal(parse_with(glm4, "use_qk_norm", "false"), 0);
+    assert_int_equal(cfg.qk_norm, MOE_QK_NORM_NONE);
+    assert_int_equal(parse_with(glm4, "use_qk_norm", NULL), 0);
+    assert_int_equal(cfg.qk_norm, MOE_QK_NORM_NONE);
+    assert_int_equal(parse_with(glm4, "attention_bias", NULL), 0);
+    assert_int_equal(cfg.qkv_bias, 0);
+    assert_int_equal(parse_with(glm4, "partial_rotary_factor", NULL), 0);
+    assert_int_equal(cfg.rope.dim, 64);
+
+    /* as transformers saves it; what it says there comes first */
+    assert_int_equal(parse_with(glm4, "rope_parameters",
+                                "{\"rope_type\": \"default\", "
+                                "\"rope_theta\": 9, "
+                                "\"partial_rotary_factor\": 0.25}"), 0);
+    assert_int_equal(cfg.rope.dim, 32);
+
+    refuses(glm4, "partial_rotary_factor", "0.01", "1 rotated dimensions");
+    refuses(glm4, "partial_rotary_factor", "0.04", "5 rotated dimensions of a "
+            "head are odd");
+    refuses(glm4, "partial_rotary_factor", "1.5", "partial_rotary_factor");
+    refuses(glm4, "partial_rotary_factor", "\"x\"", "partial_rotary_factor");
+    refuses(glm4, "use_qk_norm", "1", "use_qk_norm");
+    refuses(glm4, "attention_bias", "1", "attention_bias");
+    refuses(glm4, "n_group", "7", "n_group");
+    refuses(glm4, "n_routed_experts", NULL, "n_routed_experts");
+    refuses(glm4, "moe_intermediate_size", NULL, "moe_intermediate_size");
+    lists_unsupported(glm4, "scoring_func", "\"softmax\"", "scoring_func");
+    lists_unsupported(glm4, "mlp_bias", "true", "mlp_bias");
+}
+
+
+static void
+test_minimax(void **state)
+{
+    accepts(minimax);
+    assert_int_equal(cfg.family, MOE_FAMILY_MINIMAX_M2);
+    assert_int_equal(cfg.rope.dim, 64);
+    assert_int_equal(cfg.qk_norm, MOE_QK_NORM_FULL);
+    assert_int_equal(cfg.qkv_bias, 0);
+    assert_int_equal(cfg.score, MOE_SCORE_SIGMOID);
+    assert_int_equal(cfg.topk, MOE_TOPK_NOAUX_TC);
+    assert_int_equal(cfg.router_bias, 1);
+    assert_int_equal(cfg.norm_topk, 1);
+    assert_true(cfg.topk_eps == 0);
+    assert_true(cfg.routed_scale == 1);
+    assert_int_equal(cfg.n_group, 1);
+    assert_int_equal(cfg.moe_ffn, 1536);
+    assert_int_equal(cfg.shared_ffn, 0);
+    assert_int_equal(cfg.n_moe_layers, 62);
+    assert_int_equal(cfg.quant, MOE_QUANT_FP8_BLOCK);
+
+    assert_int_equal(parse_with(minimax, "rope_theta", NULL), 0);
+    assert_true(cfg.rope.theta == 5e6);
+    assert_int_equal(parse_with(minimax, "rotary_dim", NULL), 0);
+    assert_int_equal(cfg.rope.dim, 128);
+    assert_int_equal(parse_with(minimax, "partial_rotary_factor", "0.25"), 0);
+    assert_int_equal(cfg.rope.dim, 32);
+
+    refuses(minimax, "rotary_dim", "130", "rotary_dim 130 of head_dim 128");
+    refuses(minimax, "rotary_dim", "7", "7 rotated dimensions");
+    refuses(minimax, "rotary_dim", "0", "rotary_dim");
+    lists_unsupported(minimax, "attn_type_list", "[1, 0, 1]",
+                      "attn_type_list[1] is not 1");
+    lists_unsupported(minimax, "use_qk_norm", "false",
+                      "use_qk_norm false with MiniMax-M2");
+    lists_unsupported(minimax, "qk_norm_type", "\"per_head\"",
+                      "qk_norm_type \"per_head\"");
+    lists_unsupported(minimax, "use_routing_bias", "false",
+                      "use_routing_bias false");
+    lists_unsupported(minimax, "shared_intermediate_size", "512",
+                      "shared_intermediate_size 512");
+    lists_unsupported(minimax, "scoring_func", "\"softmax\"",
+                      "scoring_func");
+
+    /* MiniMax-Text-01 has another architecture by a name like it */
+    refuses(minimax, "architectures", NULL, "\"minimax\" is not supported");
+    refuses(minimax, "architectures", "[\"MiniMaxText01ForCausalLM\"]",
+            "MiniMaxText01ForCausalLM");
+}
+
+
+static void
+test_kimi(void **state)
+{
+    double  m;
+
+    accepts(kimi);
+    assert_int_equal(cfg.family, MOE_FAMILY_KIMI_K2);
+    assert_int_equal(cfg.attn, MOE_ATTN_MLA);
+    assert_int_equal(cfg.n_experts, 384);
+    assert_int_equal(cfg.n_group, 1);
+    assert_int_equal(cfg.topk_group, 1);
+    assert_int_equal(cfg.n_moe_layers, 60);
+    assert_int_equal(cfg.eos[0], 163585);
+    assert_true(cfg.routed_scale == 2.827);
+    assert_true(cfg.rope.beta_fast == 1 && cfg.rope.beta_slow == 1);
+
+    m = 0.1 * log(32) + 1;
+    assert_float_equal(cfg.attn_scale, m * m / sqrt(192), 1e-9);
+
+    /* the type alone says it too; without it it is a DeepSeek-V3 */
+    assert_int_equal(parse_with(kimi, "architectures", NULL), 0);
+    assert_int_equal(cfg.family, MOE_FAMILY_KIMI_K2);
+    assert_int_equal(parse_with(kimi, "model_type", NULL), 0);
+    assert_int_equal(cfg.family, MOE_FAMILY_DEEPSEEK_V3);
+    lists_unsupported(kimi, "quantization_config", "{\"quant_method\": "
+                      "\"compressed-tensors\"}", "compressed-tensors");
 }
 
 
@@ -622,6 +814,9 @@ test_params(void **state)
         { qwen2, 14315784192, 0 },
         { mixtral, 46702792704, 12879925248 },
         { olmoe, 6919161856, 0 },
+        { glm4, 352797829024, 0 },
+        { minimax, 228689764864, 0 },
+        { kimi, 1026408232448, 0 },
     };
 
     size_t        i;
@@ -644,6 +839,9 @@ main(void)
         cmocka_unit_test(test_deepseek_v3),
         cmocka_unit_test(test_deepseek_v2),
         cmocka_unit_test(test_gqa_families),
+        cmocka_unit_test(test_glm4),
+        cmocka_unit_test(test_minimax),
+        cmocka_unit_test(test_kimi),
         cmocka_unit_test(test_dense_layers),
         cmocka_unit_test(test_new_spelling),
         cmocka_unit_test(test_absurd_values),

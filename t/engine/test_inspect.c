@@ -99,6 +99,20 @@ test_no_text(void **state)
                              NULL), 1);
     says("YaRN by ");
     says("is beyond the model's");
+
+    assert_int_equal(inspect("t/golden/glm4-moe", NULL, NULL, NULL, NULL), 1);
+    says("family       GLM-4-MoE (Glm4MoeForCausalLM)");
+    says("biases, norm per head");
+    says("8 of 16 dimensions rotated");
+    says("router       sigmoid with correction bias, normalized");
+
+    assert_int_equal(inspect("t/golden/minimax-m2", NULL, NULL, NULL, NULL),
+                     1);
+    says("family       MiniMax-M2 (MiniMaxM2ForCausalLM)");
+    says("norm over all heads");
+
+    assert_int_equal(inspect("t/golden/kimi-k2", NULL, NULL, NULL, NULL), 1);
+    says("family       Kimi-K2 (DeepseekV3ForCausalLM)");
 }
 
 

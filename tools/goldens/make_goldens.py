@@ -21,6 +21,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+SIGMOID = ("deepseek_v3", "glm4_moe", "minimax_m2", "kimi_k2")
 MARGIN = 1e-3
 STEPS = 64
 LENGTHS = (5, 17, 45)
@@ -83,6 +84,18 @@ def gqa(d, p, c, bias=False, qk_norm=None):
         d.norm(p + "k_norm", hd if qk_norm == "head" else kv * hd)
 
 
+def shared_and_routed(d, p, c):
+    h, n = c["hidden_size"], c["moe_intermediate_size"]
+    d.linear(p + "gate", c["n_routed_experts"], h, 2.0)
+    if c["model_type"] != "deepseek_v2":
+        d.normal(p + "gate.e_score_correction_bias", c["n_routed_experts"],
+                 std=0.15)
+    for e in range(c["n_routed_experts"]):
+        d.mlp(f"{p}experts.{e}", h, n)
+    if c["n_shared_experts"]:
+        d.mlp(p + "shared_experts", h, n * c["n_shared_experts"])
+
+
 def deepseek(d, c):
     h = c["hidden_size"]
     for i in range(c["num_hidden_layers"]):
@@ -93,15 +106,7 @@ def deepseek(d, c):
         if i < c["first_k_dense_replace"]:
             d.mlp(p + "mlp", h, c["intermediate_size"])
             continue
-        d.linear(p + "mlp.gate", c["n_routed_experts"], h, 2.0)
-        if c["model_type"] == "deepseek_v3":
-            d.normal(p + "mlp.gate.e_score_correction_bias",
-                     c["n_routed_experts"], std=0.15)
-        for e in range(c["n_routed_experts"]):
-            d.mlp(f"{p}mlp.experts.{e}", h, c["moe_intermediate_size"])
-        if c["n_shared_experts"]:
-            d.mlp(p + "mlp.shared_experts", h,
-                  c["moe_intermediate_size"] * c["n_shared_experts"])
+        shared_and_routed(d, p + "mlp.", c)
 
 
 def qwen(d, c):
@@ -137,6 +142,36 @@ def mixtral(d, c):
                   c["intermediate_size"], ("w1", "w3", "w2"))
 
 
+def glm4(d, c):
+    h = c["hidden_size"]
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        d.norm(p + "input_layernorm", h)
+        d.norm(p + "post_attention_layernorm", h)
+        gqa(d, p + "self_attn.", c, bias=c["attention_bias"],
+            qk_norm="head" if c["use_qk_norm"] else None)
+        if i < c["first_k_dense_replace"]:
+            d.mlp(p + "mlp", h, c["intermediate_size"])
+            continue
+        shared_and_routed(d, p + "mlp.", c)
+
+
+def minimax(d, c):
+    h = c["hidden_size"]
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        d.norm(p + "input_layernorm", h)
+        d.norm(p + "post_attention_layernorm", h)
+        gqa(d, p + "self_attn.", c, qk_norm="full")
+        p += "block_sparse_moe."
+        d.linear(p + "gate", c["num_local_experts"], h, 2.0)
+        d.normal(p + "e_score_correction_bias", c["num_local_experts"],
+                 std=0.15)
+        for e in range(c["num_local_experts"]):
+            d.mlp(f"{p}experts.{e}", h, c["intermediate_size"],
+                  ("w1", "w3", "w2"))
+
+
 def olmoe(d, c):
     h = c["hidden_size"]
     for i in range(c["num_hidden_layers"]):
@@ -150,7 +185,8 @@ def olmoe(d, c):
 
 
 DRAW = {"deepseek_v2": deepseek, "deepseek_v3": deepseek, "qwen2_moe": qwen,
-        "qwen3_moe": qwen, "mixtral": mixtral, "olmoe": olmoe}
+        "qwen3_moe": qwen, "mixtral": mixtral, "olmoe": olmoe,
+        "glm4_moe": glm4, "minimax_m2": minimax, "kimi_k2": deepseek}
 
 
 def weights(c, seed):
@@ -217,6 +253,39 @@ def qwen3(**kw):
         **kw))
 
 
+def glm4_moe(**kw):
+    return dict(COMMON, **dict(dict(
+        architectures=["Glm4MoeForCausalLM"], model_type="glm4_moe",
+        vocab_size=80, hidden_size=48, intermediate_size=64,
+        moe_intermediate_size=16, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=16, n_routed_experts=8,
+        n_shared_experts=1, num_experts_per_tok=3, n_group=1, topk_group=1,
+        norm_topk_prob=True, routed_scaling_factor=2.5, rms_norm_eps=1e-5,
+        first_k_dense_replace=1, attention_bias=True, use_qk_norm=True,
+        partial_rotary_factor=0.5, num_nextn_predict_layers=0), **kw))
+
+
+def kimi(**kw):
+    return v3(**dict(dict(
+        model_type="kimi_k2", n_routed_experts=24, num_experts_per_tok=4,
+        n_group=1, topk_group=1, routed_scaling_factor=2.827,
+        rope_theta=50000.0, num_attention_heads=2, num_hidden_layers=2,
+        moe_intermediate_size=8, rope_scaling=dict(
+            yarn(32, 16, 1.0, 1.0), beta_fast=1.0, beta_slow=1.0)), **kw))
+
+
+def minimax_m2(**kw):
+    return dict(COMMON, **dict(dict(
+        architectures=["MiniMaxM2ForCausalLM"], model_type="minimax_m2",
+        vocab_size=80, hidden_size=48, intermediate_size=20,
+        num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2,
+        head_dim=16, rotary_dim=8, num_local_experts=8,
+        num_experts_per_tok=3, rope_theta=5e6, scoring_func="sigmoid",
+        use_routing_bias=True, use_qk_norm=True, qk_norm_type="per_layer",
+        attn_type_list=[1, 1], shared_intermediate_size=0,
+        sliding_window=None), **kw))
+
+
 CASES = {
     # name: (config, storage: f32 | bf16 | fp8, shards)
     "v3": (v3(), "f32", 1),
@@ -274,6 +343,26 @@ CASES = {
         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         num_experts=8, num_experts_per_tok=3, norm_topk_prob=False,
         rms_norm_eps=1e-5, clip_qkv=None)), "f32", 1),
+    "glm4-moe": (glm4_moe(), "f32", 1),
+    "glm4-moe-odd": (glm4_moe(
+        vocab_size=71, hidden_size=45, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=14, partial_rotary_factor=0.75,
+        n_routed_experts=9, n_group=3, topk_group=2, n_shared_experts=2,
+        moe_intermediate_size=19, intermediate_size=37, use_qk_norm=False,
+        attention_bias=False, norm_topk_prob=False,
+        num_hidden_layers=2), "f32", 1),
+    "glm4-moe-yarn": (glm4_moe(
+        use_qk_norm=False, torch_dtype="bfloat16", head_dim=32,
+        num_attention_heads=4, num_key_value_heads=1, num_hidden_layers=2,
+        rope_scaling=dict(rope_type="yarn", factor=4.0,
+                          original_max_position_embeddings=32)), "bf16", 1),
+    "minimax-m2": (minimax_m2(), "f32", 1),
+    "minimax-m2-odd": (minimax_m2(
+        vocab_size=71, hidden_size=45, intermediate_size=19, head_dim=14,
+        rotary_dim=6, num_attention_heads=3, num_key_value_heads=3,
+        num_local_experts=7, num_hidden_layers=3,
+        attn_type_list=[1, 1, 1]), "f32", 2),
+    "kimi-k2": (kimi(), "f32", 1),
 }
 
 
@@ -369,14 +458,16 @@ class Routers:
 
     def hook(self, mod, args, out):
         c, x = self.c, out[0].float()
-        if c["model_type"] == "deepseek_v3":
-            x = x.sigmoid() + mod.e_score_correction_bias
+        sigmoid = c["model_type"] in SIGMOID
+        if sigmoid:
+            # MiniMax's router is handed the bias of the block around it
+            x = x.sigmoid() + (args[1] if len(args) > 1
+                               else mod.e_score_correction_bias)
         gap = None
-        if c["model_type"] == "deepseek_v3" or (
-                c.get("topk_method") == "group_limited_greedy"):
+        if "n_group" in c and (
+                sigmoid or c.get("topk_method") == "group_limited_greedy"):
             g = x.view(x.shape[0], c["n_group"], -1)
-            s = (g.topk(2, -1)[0].sum(-1)
-                 if c["model_type"] == "deepseek_v3" else g.max(-1)[0])
+            s = g.topk(2, -1)[0].sum(-1) if sigmoid else g.max(-1)[0]
             gap = self.gap(s, c["topk_group"])
             keep = torch.zeros_like(s).scatter(
                 1, s.topk(c["topk_group"], -1)[1], 1)
@@ -476,10 +567,13 @@ def make(name, out):
         save(where, c, disk, shards)
         with tempfile.TemporaryDirectory() as tmp:
             source = where
-            if how == "fp8":
+            if how == "fp8" or c["model_type"] == "kimi_k2":
+                # the reference has no such class, but DeepSeek-V3's
                 source = pathlib.Path(tmp)
                 plain = {k: v for k, v in c.items()
                          if k != "quantization_config"}
+                plain["model_type"] = plain["model_type"].replace(
+                    "kimi_k2", "deepseek_v3")
                 save(source, plain, mean, 1)
             model, info = load(source)
         bad = {k: v for k, v in info.items() if v and not (
