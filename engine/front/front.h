@@ -23,6 +23,7 @@
  *     admit.c   whether it may wait
  *     tasks.c   waiting, stopping, END
  *     prompt.c  job to token ids
+ *     messages.c  what a chat template sees of a job
  *     prepare.c the same for long prompts, in a thread
  *     ranks.c   rank processes: start, death, restart
  *     experts.c experts spread over ranks: where they are

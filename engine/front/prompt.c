@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "front/front.h"
+#include "front/messages.h"
 
 
 static void moe_prompt_error(moe_task_t *t, uint32_t status,
@@ -46,57 +47,6 @@ moe_prompt_memory(moe_task_t *t)
 }
 
 
-/* {"type": "text"} parts of a content, one under the other; NULL: no memory
- * or a part that is not text */
-
-static json_t *
-moe_prompt_flatten(json_t *parts)
-{
-    char        *text, *p;
-    size_t       i, n;
-    json_t      *part, *flat;
-    const char  *type;
-
-    n = 1;
-
-    json_array_foreach(parts, i, part) {
-        type = json_string_value(json_object_get(part, "type"));
-        part = json_object_get(part, "text");
-
-        if (type == NULL || strcmp(type, "text") != 0
-            || !json_is_string(part))
-        {
-            return NULL;
-        }
-
-        n += json_string_length(part) + 1;
-    }
-
-    text = malloc(n);
-    if (text == NULL) {
-        return NULL;
-    }
-
-    p = text;
-
-    json_array_foreach(parts, i, part) {
-        part = json_object_get(part, "text");
-
-        if (i) {
-            *p++ = '\n';
-        }
-
-        memcpy(p, json_string_value(part), json_string_length(part));
-        p += json_string_length(part);
-    }
-
-    flat = json_stringn_nocheck(text, (size_t) (p - text));
-    free(text);
-
-    return flat;
-}
-
-
 static json_t *
 moe_prompt_json(moe_task_t *t, const moe_str_t *str, const char *param)
 {
@@ -116,51 +66,18 @@ moe_prompt_json(moe_task_t *t, const moe_str_t *str, const char *param)
 static json_t *
 moe_prompt_messages(moe_task_t *t)
 {
-    size_t   i;
-    json_t  *messages, *message, *content, *flat;
+    json_t     *messages;
+    moe_err_t   err;
 
     messages = moe_prompt_json(t, &t->job.messages, "messages");
 
-    if (messages == NULL) {
+    if (messages && moe_messages_prepare(messages, &err) == -1) {
+        moe_prompt_error(t, 400, NULL, "messages", "%s", err.text);
+        json_decref(messages);
         return NULL;
     }
 
-    if (!json_is_array(messages) || json_array_size(messages) == 0) {
-        goto invalid;
-    }
-
-    json_array_foreach(messages, i, message) {
-
-        if (!json_is_object(message)
-            || !json_is_string(json_object_get(message, "role")))
-        {
-            goto invalid;
-        }
-
-        content = json_object_get(message, "content");
-
-        if (!json_is_array(content)) {
-            continue;
-        }
-
-        flat = moe_prompt_flatten(content);
-
-        if (flat == NULL) {
-            goto invalid;
-        }
-
-        json_object_set_new(message, "content", flat);
-    }
-
     return messages;
-
-invalid:
-
-    json_decref(messages);
-    moe_prompt_error(t, 400, NULL, "messages",
-                     "messages: a list of messages with role and text content "
-                     "is needed.");
-    return NULL;
 }
 
 

@@ -6,6 +6,8 @@ t/engine/test_template.c compares with:
                            file in DIR and every request of conversations.py
     oracle.py cases        t/golden/templates/cases.json, for every template
                            of cases.py
+    oracle.py messages     t/golden/templates/messages.json, for every list
+                           of messages.py: what the template gets to see
 
 Two things go beyond transformers.  Lists may be changed (append, pop), which
 its sandbox refuses, and there is a filter from_json; some models' templates
@@ -26,6 +28,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from cases import CASES, VARS                       # noqa: E402
 from conversations import CONVERSATIONS             # noqa: E402
+from messages import LISTS, TEMPLATES               # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(HERE, "..", "..", "t", "golden", "templates")
@@ -121,10 +124,48 @@ def cases():
     write("cases.json", {"now": NOW, "vars": VARS, "cases": table})
 
 
+def as_served(messages):
+    """What a server does before it renders: text parts are joined, tool
+    calls have arguments and not their text; as vLLM does for templates that
+    take strings."""
+    messages = json.loads(json.dumps(messages))
+    for message in messages:
+        if isinstance(message.get("content"), list):
+            message["content"] = "\n".join(
+                part["text"] for part in message["content"])
+        if message["role"] != "assistant" or "tool_calls" not in message:
+            continue
+        if not message["tool_calls"]:
+            del message["tool_calls"]
+            continue
+        for call in message["tool_calls"]:
+            arguments = call["function"].get("arguments")
+            if not arguments:
+                call["function"]["arguments"] = {}
+            elif isinstance(arguments, str):
+                call["function"]["arguments"] = json.loads(arguments)
+    return messages
+
+
+def messages():
+    out = []
+    for name, chat in LISTS.items():
+        renders = {}
+        for template, source in TEMPLATES.items():
+            text, _ = chat_template_utils.render_jinja_template(
+                [as_served(chat)], chat_template=source,
+                add_generation_prompt=True)
+            renders[template] = text[0]
+        out.append({"name": name, "messages": chat, "renders": renders})
+    write("messages.json", {"templates": TEMPLATES, "lists": out})
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["models"]:
         models(sys.argv[2])
     elif sys.argv[1:2] == ["cases"]:
         cases()
+    elif sys.argv[1:2] == ["messages"]:
+        messages()
     else:
         sys.exit(__doc__)
