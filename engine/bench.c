@@ -23,6 +23,7 @@ enum {
     MOE_BENCH_OPT_TOKENS,
     MOE_BENCH_OPT_THREADS,
     MOE_BENCH_OPT_KERNELS,
+    MOE_BENCH_OPT_KV_FORMAT,
     MOE_BENCH_OPT_PRODUCTS,
     MOE_BENCH_OPT_DRAFTS
 };
@@ -31,6 +32,7 @@ enum {
 typedef struct {
     const char        *dir;
     const char        *kernels;
+    moe_kv_format_e    kv_format;
     uint32_t           batch;          /* the largest */
     uint32_t           prompt;
     uint32_t           tokens;
@@ -83,6 +85,7 @@ static const char  moe_bench_help[] =
     "  --tokens N        tokens sampled for each (default: 64)\n"
     "  --threads N       computing threads (default: all cores)\n"
     "  --kernels NAME    plain, avx2 or avx512 (default: the fastest)\n"
+    "  --kv-format F     f32, bf16 or int8 (default: f32)\n"
     "\n"
     "With --drafts, answers to TEXT at temperature 1, without drafts by the\n"
     "model's MTP layer, with them always, and where they were seen to pay.\n"
@@ -102,6 +105,7 @@ static const struct option  moe_bench_long[] = {
     { "tokens", required_argument, NULL, MOE_BENCH_OPT_TOKENS },
     { "threads", required_argument, NULL, MOE_BENCH_OPT_THREADS },
     { "kernels", required_argument, NULL, MOE_BENCH_OPT_KERNELS },
+    { "kv-format", required_argument, NULL, MOE_BENCH_OPT_KV_FORMAT },
     { "drafts", required_argument, NULL, MOE_BENCH_OPT_DRAFTS },
     { "products", no_argument, NULL, MOE_BENCH_OPT_PRODUCTS },
     { "help", no_argument, NULL, 'h' },
@@ -215,6 +219,14 @@ moe_bench_option(moe_bench_options_t *o, int c)
         o->kernels = optarg;
         return 0;
 
+    case MOE_BENCH_OPT_KV_FORMAT:
+        if (moe_kv_format_parse(optarg, &o->kv_format) != 0) {
+            fprintf(stderr, "moe-engine bench: --kv-format: \"%s\" is not "
+                    "f32, bf16 or int8\n", optarg);
+            return -1;
+        }
+        return 0;
+
     case MOE_BENCH_OPT_BATCH:
         return moe_bench_number("batch", 1, 4096, &o->batch);
 
@@ -286,6 +298,7 @@ moe_bench_open(moe_bench_t *b, moe_err_t *err)
     memset(&mo, 0, sizeof(mo));
     mo.threads = b->o.threads;
     mo.kernels = b->o.kernels;
+    mo.kv_format = b->o.kv_format;
     mo.max_rows = b->o.batch < 512 ? 512 : b->o.batch + 1;
 
     b->model = moe_model_open(b->o.dir, &mo, NULL, NULL, err);

@@ -32,6 +32,7 @@ typedef struct {
 typedef struct {
     const char           *text;
     const char           *kernels;
+    moe_kv_format_e       kv_format;    /* of all but the first */
     uint32_t              window;
     uint32_t              limit;        /* tokens; 0: all */
     uint32_t              threads;
@@ -61,7 +62,9 @@ static const char  help[] =
     "  --window N       tokens read at a time, each time anew (default: 256)\n"
     "  --tokens N       only the first N tokens of FILE\n"
     "  --threads N      computing threads (default: all cores)\n"
-    "  --kernels NAME   plain, avx2 or avx512 (default: the fastest)\n";
+    "  --kernels NAME   plain, avx2 or avx512 (default: the fastest)\n"
+    "  --kv-format F    f32, bf16 or int8, of all but the first (default:\n"
+    "                   f32)\n";
 
 static const struct option  longs[] = {
     { "text", required_argument, NULL, 'f' },
@@ -69,6 +72,7 @@ static const struct option  longs[] = {
     { "tokens", required_argument, NULL, 'n' },
     { "threads", required_argument, NULL, 't' },
     { "kernels", required_argument, NULL, 'k' },
+    { "kv-format", required_argument, NULL, 'v' },
     { "help", no_argument, NULL, 'h' },
     { NULL, 0, NULL, 0 }
 };
@@ -146,6 +150,14 @@ parse(compare_t *c, int argc, char **argv)
             break;
         case 'k':
             c->kernels = optarg;
+            break;
+
+        case 'v':
+            rc = moe_kv_format_parse(optarg, &c->kv_format);
+            if (rc != 0) {
+                fprintf(stderr, "moe-engine compare: --kv-format: \"%s\" is "
+                        "not f32, bf16 or int8\n", optarg);
+            }
             break;
         case 'w':
             rc |= number("window", 2, &c->window);
@@ -225,6 +237,7 @@ open_all(compare_t *c, moe_err_t *err)
 
     for (i = 0; i < c->n; i++) {
         s = &c->sides[i];
+        o.kv_format = i == 0 ? MOE_KV_F32 : c->kv_format;
 
         s->model = moe_model_open(s->dir, &o, NULL, NULL, err);
         if (s->model == NULL) {

@@ -46,7 +46,8 @@ typedef enum {
     MOE_W_BF16,
     MOE_W_F8_E4M3,
     MOE_W_I8_G32,               /* packed, see kernels/cpu/packed.h */
-    MOE_W_I4_G32
+    MOE_W_I4_G32,
+    MOE_W_I8_KV                 /* keys and values only, see moe_kv_row() */
 } moe_wtype_e;
 
 /*
@@ -110,12 +111,30 @@ typedef struct {
 typedef struct {
     uint8_t      *base;
     size_t        stride;       /* bytes */
-    moe_wtype_e   type;         /* F32 or BF16 */
+    moe_wtype_e   type;         /* F32, BF16 or I8_KV */
     uint32_t      heads;
     uint32_t      k_dim;
     uint32_t      v_dim;
     int           latent;
 } moe_kv_t;
+
+/*
+ * Bytes of n elements of a position.  I8_KV: quants in groups of 32, the last
+ * one filled up with zeros, then a float32 scale for each group, the largest
+ * magnitude over 127; a value is quant * scale.
+ */
+static inline size_t
+moe_kv_row(moe_wtype_e type, uint32_t n)
+{
+    switch (type) {
+    case MOE_W_F32:
+        return (size_t) n * 4;
+    case MOE_W_BF16:
+        return (size_t) n * 2;
+    default:
+        return ((size_t) n + 31) / 32 * 36;
+    }
+}
 
 /* consecutive rows of one sequence, at most MOE_SPAN_ROWS, positions
  * ascending by one */

@@ -121,7 +121,8 @@ static const char  moe_serve_help[] =
     "                         default), off or always; no answer changes\n"
     "  --kv-memory SIZE       for the KV cache of one rank, as in 800m or\n"
     "                         16g (default: from the machine's memory)\n"
-    "  --kv-format FORMAT     f32 or bf16 (default: f32)\n"
+    "  --kv-format FORMAT     f32, bf16, or int8 in groups of 32 (default:\n"
+    "                         f32)\n"
     "  --kernels NAME         plain, avx2 or avx512 (default: the fastest)\n"
     "\n"
     "Limits; times are in seconds\n"
@@ -259,6 +260,7 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     const char *value, moe_err_t *err)
 {
     static const char *const  formats[] = { "f32", "bf16", NULL };
+    static const char *const  kv_formats[] = { "f32", "bf16", "int8", NULL };
     static const char *const  drafts[] = { "auto", "off", "always", NULL };
     static const char *const  wheres[] = { "each", "spread", NULL };
     static const char *const  kernels[] = { "plain", "avx2", "avx512", NULL };
@@ -330,8 +332,8 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
         return moe_option_size(name, value, &o->rank.kv_bytes, err);
 
     case MOE_OPT_KV_FORMAT:
-        rc = moe_option_choice(name, value, formats, &i, err);
-        o->rank.kv_format = i ? MOE_KV_BF16 : MOE_KV_F32;
+        rc = moe_option_choice(name, value, kv_formats, &i, err);
+        o->rank.kv_format = (moe_kv_format_e) i;
         break;
 
     case MOE_OPT_EXPERTS:

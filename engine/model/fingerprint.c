@@ -180,7 +180,8 @@ moe_fingerprint(const moe_model_t *m, const char *dir, uint8_t out[32],
 
     add_text(md, PROGRAM);
     add_text(md, m->kernels->set);
-    add_text(md, m->kv.format == MOE_KV_BF16 ? "kv bf16" : "kv f32");
+    add_text(md, "kv");
+    add_text(md, moe_kv_format_name(m->kv.format));
     add_text(md, moe_row_format_name(m->row_format));
     add(md, m->freq, (size_t) m->cfg.rope.dim / 2 * sizeof(float));
 

@@ -12,6 +12,39 @@ _Static_assert((int) MOE_PAGE_SIZE == (int) MOE_KV_PAGE,
                "one page size for scheduler and kernels");
 
 
+static const struct {
+    const char   *name;
+    moe_wtype_e   type;
+} formats[] = {
+    [MOE_KV_F32] = { "f32", MOE_W_F32 },
+    [MOE_KV_BF16] = { "bf16", MOE_W_BF16 },
+    [MOE_KV_I8] = { "int8", MOE_W_I8_KV }
+};
+
+
+const char *
+moe_kv_format_name(moe_kv_format_e format)
+{
+    return formats[format].name;
+}
+
+
+int
+moe_kv_format_parse(const char *name, moe_kv_format_e *format)
+{
+    size_t  i;
+
+    for (i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+        if (strcmp(formats[i].name, name) == 0) {
+            *format = (moe_kv_format_e) i;
+            return 0;
+        }
+    }
+
+    return -1;
+}
+
+
 static uint64_t
 kv_bytes(const moe_kv_mem_t *kv, uint32_t pages)
 {
@@ -30,24 +63,24 @@ moe_kv_init(moe_kv_mem_t *kv, const moe_config_t *cfg, uint32_t layers,
 
     kv->format = format;
     s = &kv->shape;
-    s->type = format == MOE_KV_BF16 ? MOE_W_BF16 : MOE_W_F32;
+    s->type = formats[format].type;
 
     if (cfg->attn == MOE_ATTN_MLA) {
         s->latent = 1;
         s->heads = 1;
         s->k_dim = (uint32_t) (cfg->kv_lora_rank + cfg->qk_rope_head_dim);
         s->v_dim = (uint32_t) cfg->kv_lora_rank;
-        width = s->k_dim;
+        width = moe_kv_row(s->type, s->k_dim);
 
     } else {
         s->heads = (uint32_t) cfg->n_kv_heads;
         s->k_dim = (uint32_t) cfg->head_dim;
         s->v_dim = (uint32_t) cfg->head_dim;
-        width = (uint64_t) s->heads * (s->k_dim + s->v_dim);
+        width = s->heads * (moe_kv_row(s->type, s->k_dim)
+                            + moe_kv_row(s->type, s->v_dim));
     }
 
-    kv->layer_bytes = width * MOE_PAGE_SIZE
-                      * (format == MOE_KV_BF16 ? 2 : 4);
+    kv->layer_bytes = width * MOE_PAGE_SIZE;
     kv->page_bytes = kv->layer_bytes * layers;
     s->stride = kv->page_bytes;
 }

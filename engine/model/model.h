@@ -38,8 +38,15 @@ enum {
 
 typedef enum {
     MOE_KV_F32,
-    MOE_KV_BF16
+    MOE_KV_BF16,
+    MOE_KV_I8           /* groups of 32 with a scale each, 9 bits a value */
 } moe_kv_format_e;
+
+/* "f32", "bf16", "int8" */
+const char *moe_kv_format_name(moe_kv_format_e format);
+
+/* -1: no such name */
+int moe_kv_format_parse(const char *name, moe_kv_format_e *format);
 
 
 /*

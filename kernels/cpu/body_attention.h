@@ -42,10 +42,20 @@ pad16(size_t n)
 }
 
 
+/* elements of a row in whole groups of I8_KV */
+INLINE size_t
+pad32(uint32_t n)
+{
+    return ((size_t) n + 31) / 32 * 32;
+}
+
+
 static size_t
 op_attention_scratch(uint32_t k_dim, uint32_t v_dim)
 {
-    return QUERIES * pad16(v_dim);
+    /* and a page of I8_KV as float32 */
+    return QUERIES * pad16(v_dim)
+           + MOE_KV_PAGE * (pad32(k_dim) + pad32(v_dim));
 }
 
 
@@ -245,12 +255,13 @@ static void
 attn_find_page(const attn_ctx_t *c, const moe_span_t *span, uint32_t head,
     uint32_t t, page_t *pg)
 {
-    size_t           size;
+    size_t           k_row, v_row;
     const uint8_t   *base;
     const moe_kv_t  *kv;
 
     kv = &c->a->kv;
-    size = type_size(kv->type);
+    k_row = moe_kv_row(kv->type, kv->k_dim);
+    v_row = moe_kv_row(kv->type, kv->v_dim);
     base = kv->base + (size_t) span->table[t] * kv->stride;
 
     pg->type = kv->type;
@@ -267,9 +278,62 @@ attn_find_page(const attn_ctx_t *c, const moe_span_t *span, uint32_t head,
     }
 
     pg->ld_v = kv->v_dim;
-    pg->keys = base + (size_t) head * MOE_KV_PAGE * kv->k_dim * size;
-    pg->values = base + ((size_t) kv->heads * kv->k_dim
-                         + (size_t) head * kv->v_dim) * MOE_KV_PAGE * size;
+    pg->keys = base + head * MOE_KV_PAGE * k_row;
+    pg->values = base + (kv->heads * k_row + head * v_row) * MOE_KV_PAGE;
+}
+
+
+/* a page's rows of n elements from I8_KV to float32, ld floats apart */
+static void
+attn_widen_rows(const uint8_t *from, uint32_t n, float *to, size_t ld)
+{
+    int             v;
+    float           scale;
+    size_t          row, groups;
+    uint32_t        i, g;
+
+    row = moe_kv_row(MOE_W_I8_KV, n);
+    groups = ld / 32;
+
+    for (i = 0; i < MOE_KV_PAGE; i++, from += row, to += ld) {
+        for (g = 0; g < groups; g++) {
+            memcpy(&scale, from + groups * 32 + g * 4, 4);
+
+            UNROLL
+            for (v = 0; v < 32; v += VL) {
+                vf_store(to + g * 32 + v, __builtin_convertvector(
+                             load_i8(from + g * 32 + v), vf) * scale);
+            }
+        }
+    }
+}
+
+
+/* a page of I8_KV as one of float32 at to */
+static void
+attn_widen(page_t *pg, float *to)
+{
+    size_t  k_pad, v_pad;
+
+    k_pad = pad32(pg->k_dim);
+    v_pad = pad32(pg->v_dim);
+
+    attn_widen_rows(pg->keys, pg->k_dim, to, k_pad);
+
+    if (pg->values == pg->keys) {
+        v_pad = k_pad;
+        pg->values = (const uint8_t *) to;
+
+    } else {
+        attn_widen_rows(pg->values, pg->v_dim, to + MOE_KV_PAGE * k_pad,
+                        v_pad);
+        pg->values = (const uint8_t *) (to + MOE_KV_PAGE * k_pad);
+    }
+
+    pg->type = MOE_W_F32;
+    pg->keys = (const uint8_t *) to;
+    pg->ld_k = k_pad;
+    pg->ld_v = v_pad;
 }
 
 
@@ -312,6 +376,7 @@ static void
 attn_task(void *ctx, uint32_t task, uint32_t thread)
 {
     int                n, i, same;
+    float             *scratch;
     page_t             pg;
     query_t            q[QUERIES];
     uint32_t           t, d, head, group, first, heads, valid, pages;
@@ -325,13 +390,17 @@ attn_task(void *ctx, uint32_t task, uint32_t thread)
     span = &c->a->spans[task / c->blocks / c->a->kv.heads];
     heads = group - first < c->block ? group - first : c->block;
 
-    n = attn_begin(c, span, head * group + first, heads,
-                   c->k->scratch + thread * c->k->scratch_each, q);
+    scratch = c->k->scratch + thread * c->k->scratch_each;
+    n = attn_begin(c, span, head * group + first, heads, scratch, q);
 
     pages = (q[n - 1].keys + MOE_KV_PAGE - 1) / MOE_KV_PAGE;
 
     for (t = 0; t < pages; t++) {
         attn_find_page(c, span, head, t, &pg);
+
+        if (pg.type == MOE_W_I8_KV) {
+            attn_widen(&pg, scratch + QUERIES * pad16(c->a->kv.v_dim));
+        }
 
         for (i = 0; i < n; i += same) {
             same = 1;

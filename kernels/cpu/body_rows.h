@@ -370,6 +370,50 @@ typedef struct {
 } store_t;
 
 
+/* what has no largest magnitude becomes a scale that is no number */
+static void
+kv_put_i8(uint8_t *to, const float *x, uint32_t n)
+{
+    float     amax, scale, r;
+    int32_t   q;
+    uint32_t  i, g, end, groups, bits, most;
+
+    groups = (n + 31) / 32;
+    memset(to, 0, groups * 36);
+
+    for (g = 0; g < groups; g++) {
+        end = n - g * 32 < 32 ? n : g * 32 + 32;
+        most = 0;
+
+        for (i = g * 32; i < end; i++) {
+            memcpy(&bits, x + i, 4);
+            bits &= 0x7fffffff;
+            most = bits > most ? bits : most;
+        }
+
+        memcpy(&amax, &most, 4);
+        scale = most >= 0x7f800000 ? __builtin_nanf("") : amax / 127.0f;
+
+        /* so that 127 / amax is finite */
+        if (most >= 0x7f800000 || amax < 0x1p-100f) {
+            scale = most >= 0x7f800000 ? scale : 0.0f;
+            memcpy(to + groups * 32 + g * 4, &scale, 4);
+            continue;
+        }
+
+        for (i = g * 32; i < end; i++) {
+            /* the low bits of 1.5 * 2^23 + r are r, to the nearest, ties to
+             * even */
+            r = x[i] * (127.0f / amax) + 0x1.8p23f;
+            memcpy(&q, &r, 4);
+            to[i] = (uint8_t) (q - 0x4b400000);
+        }
+
+        memcpy(to + groups * 32 + g * 4, &scale, 4);
+    }
+}
+
+
 static void
 kv_put(moe_wtype_e type, uint8_t *to, const float *x, uint32_t n)
 {
@@ -378,6 +422,11 @@ kv_put(moe_wtype_e type, uint8_t *to, const float *x, uint32_t n)
 
     if (type == MOE_W_F32) {
         memcpy(to, x, (size_t) n * 4);
+        return;
+    }
+
+    if (type == MOE_W_I8_KV) {
+        kv_put_i8(to, x, n);
         return;
     }
 
@@ -391,20 +440,20 @@ kv_put(moe_wtype_e type, uint8_t *to, const float *x, uint32_t n)
 static void
 store_row(const void *op, uint32_t row)
 {
-    size_t              size, at;
+    size_t              k_row, v_row;
     uint8_t            *page;
     uint32_t            h, i;
     const store_t  *c = op;
     const moe_kv_t     *kv;
 
     kv = c->kv;
-    size = type_size(kv->type);
+    k_row = moe_kv_row(kv->type, kv->k_dim);
+    v_row = moe_kv_row(kv->type, kv->v_dim);
     page = kv->base + c->slots[row] / MOE_KV_PAGE * kv->stride;
     i = c->slots[row] % MOE_KV_PAGE;
 
     for (h = 0; h < kv->heads; h++) {
-        at = ((size_t) h * MOE_KV_PAGE + i) * kv->k_dim;
-        kv_put(kv->type, page + at * size,
+        kv_put(kv->type, page + ((size_t) h * MOE_KV_PAGE + i) * k_row,
                c->k + row * c->ldk + (size_t) h * kv->k_dim, kv->k_dim);
     }
 
@@ -412,11 +461,10 @@ store_row(const void *op, uint32_t row)
         return;
     }
 
-    page += (size_t) kv->heads * MOE_KV_PAGE * kv->k_dim * size;
+    page += kv->heads * MOE_KV_PAGE * k_row;
 
     for (h = 0; h < kv->heads; h++) {
-        at = ((size_t) h * MOE_KV_PAGE + i) * kv->v_dim;
-        kv_put(kv->type, page + at * size,
+        kv_put(kv->type, page + ((size_t) h * MOE_KV_PAGE + i) * v_row,
                c->v + row * c->ldv + (size_t) h * kv->v_dim, kv->v_dim);
     }
 }

@@ -173,6 +173,22 @@ load_u8(const uint8_t *p)
 }
 
 
+INLINE vi
+load_i8(const uint8_t *p)
+{
+#if defined(__AVX512F__) && VL == 16
+    return (vi) _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *) p));
+#elif defined(__AVX2__) && VL == 8
+    return (vi) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *) p));
+#else
+    typedef int8_t  vc __attribute__((vector_size(VL)));
+    typedef vc      vc_mem __attribute__((aligned(1), may_alias));
+
+    return __builtin_convertvector(*(const vc_mem *) p, vi);
+#endif
+}
+
+
 /* VL elements of a stored type as float32; exact */
 INLINE vf
 load_as_f32(moe_wtype_e type, const uint8_t *p)

@@ -18,20 +18,34 @@ typedef struct {
 } paged_t;
 
 
-static float
-stored(moe_wtype_e type, float x)
+/* what kv_store makes of n values of a position */
+static void
+stored(moe_wtype_e type, const float *x, size_t n, float *out)
 {
+    float     amax;
+    size_t    i, j, end;
     uint32_t  u;
 
-    if (type == MOE_W_F32) {
-        return x;
+    memcpy(out, x, n * sizeof(float));
+
+    for (i = 0; type == MOE_W_BF16 && i < n; i++) {
+        memcpy(&u, &x[i], 4);
+        u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000;
+        memcpy(&out[i], &u, 4);
     }
 
-    memcpy(&u, &x, 4);
-    u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000;
-    memcpy(&x, &u, 4);
+    for (i = 0; type == MOE_W_I8_KV && i < n; i = end) {
+        end = n - i < 32 ? n : i + 32;
+        amax = 0;
 
-    return x;
+        for (j = i; j < end; j++) {
+            amax = fmaxf(amax, fabsf(x[j]));
+        }
+
+        for (j = i; j < end && amax > 0; j++) {
+            out[j] = nearbyintf(x[j] * (127.0f / amax)) * (amax / 127.0f);
+        }
+    }
 }
 
 
@@ -40,16 +54,16 @@ stored(moe_wtype_e type, float x)
 static void
 fill_pages(paged_t *p, const moe_kernels_t *set, uint32_t len)
 {
-    size_t     i, nk, nv, size, bytes;
+    size_t     i, nk, nv, bytes;
     float     *k, *v;
     uint32_t   r, swap;
     uint64_t   slots[512];
     moe_kv_t  *kv;
 
     kv = &p->kv;
-    size = kv->type == MOE_W_F32 ? 4 : 2;
-    bytes = (size_t) kv->heads * 16 * (kv->k_dim + (kv->latent ? 0
-                                                    : kv->v_dim)) * size;
+    bytes = kv->heads * 16 * (moe_kv_row(kv->type, kv->k_dim)
+                              + (kv->latent ? 0 : moe_kv_row(kv->type,
+                                                             kv->v_dim)));
     kv->stride = bytes + 32;
     p->npages = 32;
     p->len = len;
@@ -84,12 +98,16 @@ fill_pages(paged_t *p, const moe_kernels_t *set, uint32_t len)
     p->v = malloc(len * nv * sizeof(float));
 
     for (r = 0; r < len; r++) {
-        for (i = 0; i < nk; i++) {
-            p->k[r * nk + i] = stored(kv->type, k[r * (nk + 2) + i]);
-        }
-        for (i = 0; i < nv; i++) {
-            p->v[r * nv + i] = kv->latent ? p->k[r * nk + i]
-                : stored(kv->type, v[r * (nv + 1) + i]);
+        for (i = 0; i < kv->heads; i++) {
+            stored(kv->type, k + r * (nk + 2) + i * kv->k_dim, kv->k_dim,
+                   p->k + r * nk + i * kv->k_dim);
+
+            if (kv->latent) {
+                memcpy(p->v + r * nv, p->k + r * nk, nv * sizeof(float));
+            } else {
+                stored(kv->type, v + r * (nv + 1) + i * kv->v_dim, kv->v_dim,
+                       p->v + r * nv + i * kv->v_dim);
+            }
         }
     }
 
@@ -224,8 +242,12 @@ test_attention(void **state)
 {
     int  i;
 
-    for (i = 0; i < 60; i++) {
-        attention_once(i % 2 ? MOE_W_BF16 : MOE_W_F32, i / 2 % 2);
+    static const moe_wtype_e  types[] = {
+        MOE_W_F32, MOE_W_BF16, MOE_W_I8_KV
+    };
+
+    for (i = 0; i < 90; i++) {
+        attention_once(types[i % 3], i / 3 % 2);
     }
 }
 

@@ -369,7 +369,7 @@ test_goldens(void **state)
 
 
 static void
-test_bf16_kv_is_invariant_too(void **state)
+test_small_kv_is_invariant_too(void **state)
 {
     int  i;
 
@@ -378,6 +378,7 @@ test_bf16_kv_is_invariant_too(void **state)
             || strcmp(cases[i].name, "qwen3-moe") == 0)
         {
             check_case(&cases[i], MOE_KV_BF16, 0);
+            check_case(&cases[i], MOE_KV_I8, 0);
         }
     }
 }
@@ -499,7 +500,7 @@ main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_goldens),
-        cmocka_unit_test(test_bf16_kv_is_invariant_too),
+        cmocka_unit_test(test_small_kv_is_invariant_too),
         cmocka_unit_test(test_continued_from_every_point)
     };
 

@@ -202,9 +202,10 @@ test_pages_stay_through_resize(void **state)
     moe_err_t     err;
     moe_model_t  *m;
 
-    for (f = 0; f < 2; f++) {
-        m = open_model(f ? DIR_QWEN : DIR_V3, 0,
-                       f ? MOE_KV_BF16 : MOE_KV_F32);
+    for (f = 0; f < 4; f++) {
+        m = open_model(f % 2 ? DIR_QWEN : DIR_V3, 0,
+                       f == 0 ? MOE_KV_F32 : f == 1 ? MOE_KV_BF16
+                                                    : MOE_KV_I8);
         bytes = moe_model_vocab_size(m) * sizeof(float);
         assert_int_equal(moe_model_kv_pages(m), 0);
 
