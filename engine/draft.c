@@ -8,7 +8,13 @@
 #define MOE_DRAFT_LOOK   8
 
 /* of so many runs one is to see */
-#define MOE_DRAFT_EVERY  16
+#define MOE_DRAFT_EVERY  8
+
+/* lost looks before a rest, and before another one */
+#define MOE_DRAFT_LOST   4
+#define MOE_DRAFT_AGAIN  2
+
+#define MOE_DRAFT_REST   8192
 
 
 static moe_draft_bucket_t *
@@ -23,6 +29,21 @@ moe_draft_bucket(moe_draft_policy_t *p, uint32_t n)
     }
 
     return NULL;
+}
+
+
+int
+moe_draft_rests(moe_draft_policy_t *p)
+{
+    if (p->rest > 0) {
+        p->rest--;
+
+    } else if (p->lost >= MOE_DRAFT_LOST) {
+        p->lost = MOE_DRAFT_LOST - MOE_DRAFT_AGAIN;
+        p->rest = MOE_DRAFT_REST;
+    }
+
+    return p->rest > 0;
 }
 
 
@@ -103,4 +124,8 @@ moe_draft_seen(moe_draft_policy_t *p, uint32_t n, uint64_t us, uint32_t ids)
     us_id = b->sum_us / (double) b->ids;
     mean = &b->us[b->on];
     *mean = *mean == 0 ? us_id : *mean + (us_id - *mean) / 4;
+
+    if (b->on && b->us[0] != 0) {
+        p->lost = b->us[1] < b->us[0] ? 0 : p->lost + 1;
+    }
 }

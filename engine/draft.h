@@ -10,7 +10,10 @@
  *
  * Steps go in runs with drafts or without.  A run gives the time of one id;
  * the next run is of the kind that is faster so far, and now and then of the
- * other one.  No answer hangs on it.
+ * other one.  Where drafts were slower at every look, there is a long rest, in
+ * which the MTP layer does nothing at all; for what is computed meanwhile it
+ * has no keys, so that its drafts are worse for a while after.  No answer hangs
+ * on it.
  *
  * Pure: times are arguments.
  */
@@ -42,10 +45,17 @@ typedef struct {
 /* zeroed: nothing is known */
 typedef struct {
     moe_draft_bucket_t    buckets[MOE_DRAFT_BUCKETS];
+    uint32_t              lost;   /* looks in a row that found them slower */
+    uint32_t              rest;   /* steps left of it */
 } moe_draft_policy_t;
 
 
-/* whether n sequences that decode should have drafts for the next step */
+/* Before every step: whether the MTP layer rests in it. */
+int moe_draft_rests(moe_draft_policy_t *p);
+
+
+/* whether n sequences that decode should have drafts for the next step; not
+ * asked while it rests */
 int moe_draft_wanted(moe_draft_policy_t *p, uint32_t n);
 
 /* A step of n sequences, none of which prefilled, took us and gave ids. */

@@ -59,6 +59,7 @@ struct moe_gen_s {
     moe_pace_t                   pace;
 
     moe_draft_e                  draft;
+    int                          drafting;       /* in this step */
     moe_draft_policy_t           policy;
     float                       *draft_logits;   /* NULL: no drafts */
     uint32_t                    *draft_rows;     /* [step_tokens] */
@@ -484,6 +485,11 @@ moe_gen_step(moe_gen_t *g, moe_err_t *err)
     sampled = g->stats.completion_tokens;
     prompts = 0;
 
+    g->drafting = g->draft == MOE_DRAFT_ALWAYS
+                  || (g->draft == MOE_DRAFT_AUTO
+                      && !moe_draft_rests(&g->policy));
+
+    moe_model_set_draft(g->model, g->drafting);
     moe_sched_set_prefill(g->sched, moe_pace_rows(&g->pace, g->step_us));
     step = moe_sched_form(g->sched);
 
@@ -510,8 +516,7 @@ moe_gen_step(moe_gen_t *g, moe_err_t *err)
         g->lives[i] = (uint8_t) moe_gen_entry(g, &step->entries[i]);
     }
 
-    if (g->draft != MOE_DRAFT_OFF
-        && moe_gen_drafts(g, step, began, sampled, err) != 0)
+    if (g->drafting && moe_gen_drafts(g, step, began, sampled, err) != 0)
     {
         return -1;
     }

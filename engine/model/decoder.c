@@ -184,7 +184,7 @@ head(moe_model_t *m, const moe_batch_t *b, float *logits)
     uint32_t      i;
     moe_matmul_t  part;
 
-    if (m->mtp.eh_proj.data == NULL) {
+    if (!m->mtp.on) {
         norm(m, m->norm);
 
     } else {

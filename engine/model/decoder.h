@@ -108,6 +108,7 @@ typedef struct {
     const float      *norm;
     moe_matrix_t      eh_proj;      /* data NULL: it is not used */
     moe_exchange_t   *exchange;     /* with itself; NULL: no experts */
+    int               on;           /* hidden states are kept for it */
 } moe_mtp_t;
 
 
@@ -175,8 +176,8 @@ void moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b);
 
 /*
  * Once the last layer has stored keys and values, only the rows whose logits
- * are wanted go on; they move to the front.  With an MTP layer that is the
- * last one.
+ * are wanted go on; they move to the front.  Where hidden states are kept that
+ * is the MTP layer.
  */
 void moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b);
 

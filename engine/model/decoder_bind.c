@@ -183,6 +183,7 @@ moe_decoder_bind(moe_model_t *m, int mtp, moe_err_t *err)
         return -1;
     }
 
+    m->mtp.on = m->mtp.eh_proj.data != NULL;
     n = moe_decoder_layers(m);
 
     m->layers = calloc(n, sizeof(moe_layer_t));

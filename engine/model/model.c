@@ -263,6 +263,13 @@ moe_model_has_mtp(const moe_model_t *m)
 }
 
 
+void
+moe_model_set_draft(moe_model_t *m, int on)
+{
+    m->mtp.on = on && m->mtp.eh_proj.data != NULL;
+}
+
+
 uint32_t
 moe_model_max_rows(const moe_model_t *m)
 {

@@ -209,6 +209,10 @@ int moe_model_draft(moe_model_t *m, const moe_batch_t *b,
 
 int moe_model_has_mtp(const moe_model_t *m);
 
+/* Whether the next steps are to be followed by moe_model_draft(), as at first
+ * they are where the model has an MTP layer; steps that are not are faster. */
+void moe_model_set_draft(moe_model_t *m, int on);
+
 /* Which ranks did not answer in the last step, as a set; 0 if it did not fail
  * for that. */
 uint64_t moe_model_late(const moe_model_t *m);

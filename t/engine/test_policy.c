@@ -75,6 +75,12 @@ drafted(moe_draft_policy_t *p, uint32_t n, uint32_t steps, double more_us,
 
     for (i = 0; i < steps; i++) {
         count += (uint32_t) on;
+
+        if (moe_draft_rests(p)) {
+            on = 0;
+            continue;
+        }
+
         moe_draft_seen(p, n, (uint64_t) (1000 * (on ? more_us : 1)),
                        n * 10 + (on ? more_ids * n : 0));
         on = moe_draft_wanted(p, n);
@@ -95,14 +101,19 @@ test_draft(void **state)
     assert_true(drafted(&p, 1, 10000, 1.5, 9) > 9500);
 
     /* apart from that, 1.5 times as long for 1.2 times as many */
-    assert_true(drafted(&p, 4, 10000, 1.5, 2) < 500);
+    assert_true(drafted(&p, 4, 500, 1.5, 2) < 50);
     assert_true(drafted(&p, 1, 1000, 1.5, 9) > 950);
 
-    /* but looked at: it pays after all, and then no longer */
-    assert_true(drafted(&p, 3, 50000, 1.5, 9) > 40000);
-    assert_true(drafted(&p, 3, 50000, 1.5, 2) < 10000);
+    /* after some looks it rests */
+    assert_true(drafted(&p, 4, 10000, 1.5, 2) < 100);
+    assert_true(moe_draft_rests(&p));
+
+    /* and looks again: it pays after all, and then no longer */
+    assert_true(drafted(&p, 3, 50000, 1.5, 9) > 30000);
+    assert_true(drafted(&p, 3, 100000, 1.5, 2) < 5000);
 
     /* not for many, nor for none */
+    memset(&p, 0, sizeof(p));
     assert_int_equal(drafted(&p, MOE_DRAFT_BATCH, 100, 1, 9) > 0, 1);
     assert_int_equal(drafted(&p, MOE_DRAFT_BATCH + 1, 1000, 1, 9), 0);
     assert_int_equal(moe_draft_wanted(&p, 0), 0);
