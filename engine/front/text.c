@@ -103,7 +103,9 @@ moe_text_json(const char *dir, const char *name, moe_err_t *err)
         return NULL;
     }
 
-    json = json_loadb(text, len, JSON_ALLOW_NUL, &je);
+    /* model_max_length is often 10^30, which is no integer to jansson */
+    json = json_loadb(text, len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL,
+                      &je);
     free(text);
 
     if (json == NULL) {

@@ -127,7 +127,8 @@ test_templates(void **unused)
     moe_text_free(&text);
 
     write_file("tokenizer_config.json",
-               "{\"bos_token\": {\"content\": \"<B>\"}, \"eos_token\": "
+               "{\"model_max_length\": 1000000000000000019884624838656, "
+               "\"bos_token\": {\"content\": \"<B>\"}, \"eos_token\": "
                "\"<E>\", \"pad_token\": null, \"chat_template\": "
                "\"{{ bos_token }}|{{ eos_token }}|"
                "{{ pad_token is defined }}\"}");
