@@ -61,8 +61,9 @@ static int moe_bench_number(const char *name, uint32_t min, uint32_t max,
     uint32_t *n);
 static int moe_bench_drafts_run(const moe_bench_options_t *o, moe_err_t *err);
 static int moe_bench_open(moe_bench_t *b, moe_err_t *err);
+static int moe_bench_warm(moe_bench_t *b, moe_err_t *err);
 static int moe_bench_round(moe_bench_t *b, uint32_t batch, moe_err_t *err);
-static void moe_bench_submit(moe_bench_t *b, uint32_t tag);
+static void moe_bench_submit(moe_bench_t *b, uint32_t tag, uint32_t prompt);
 static uint64_t moe_bench_now(void);
 
 static void moe_bench_started(void *ctx, uint64_t tag,
@@ -143,6 +144,10 @@ moe_bench_main(int argc, char **argv)
 
     rc = b.o.products ? moe_bench_products(b.o.threads, b.o.kernels, &err)
                       : moe_bench_open(&b, &err);
+
+    if (rc == 0 && !b.o.products) {
+        rc = moe_bench_warm(&b, &err);
+    }
 
     for (batch = b.o.products ? UINT32_MAX : 1; rc == 0 && batch <= b.o.batch;
          batch *= 2)
@@ -347,6 +352,24 @@ moe_bench_open(moe_bench_t *b, moe_err_t *err)
 }
 
 
+/* a short prompt that finds the weights' pages */
+static int
+moe_bench_warm(moe_bench_t *b, moe_err_t *err)
+{
+    b->ended = 0;
+    moe_bench_submit(b, 0, b->o.prompt < MOE_BENCH_PROMPT ? b->o.prompt
+                                                          : MOE_BENCH_PROMPT);
+
+    while (b->ended == 0) {
+        if (moe_gen_step(b->gen, err) < 0) {
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
 static int
 moe_bench_round(moe_bench_t *b, uint32_t batch, moe_err_t *err)
 {
@@ -361,7 +384,7 @@ moe_bench_round(moe_bench_t *b, uint32_t batch, moe_err_t *err)
     start = moe_bench_now();
 
     for (i = 0; i < batch; i++) {
-        moe_bench_submit(b, i);
+        moe_bench_submit(b, i, b->o.prompt);
     }
 
     while (b->begun < batch && b->ended < batch) {
@@ -398,12 +421,12 @@ moe_bench_round(moe_bench_t *b, uint32_t batch, moe_err_t *err)
 
 
 static void
-moe_bench_submit(moe_bench_t *b, uint32_t tag)
+moe_bench_submit(moe_bench_t *b, uint32_t tag, uint32_t prompt)
 {
     uint32_t   i;
     moe_job_t  job;
 
-    for (i = 0; i < b->o.prompt; i++) {
+    for (i = 0; i < prompt; i++) {
         b->random = b->random * 6364136223846793005ull
                     + 1442695040888963407ull;
         b->ids[i] = (uint32_t) ((b->random >> 33)
@@ -419,7 +442,7 @@ moe_bench_submit(moe_bench_t *b, uint32_t tag)
     job.repetition = 1.0f;
     job.nprompts = 1;
     job.prompts[0].is_ids = 1;
-    job.prompts[0].n = b->o.prompt;
+    job.prompts[0].n = prompt;
     job.prompts[0].data = b->ids;
 
     (void) moe_gen_submit(b->gen, &job, tag);

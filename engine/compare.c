@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "compare.h"
+#include "compare_base.h"
 #include "main.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
@@ -31,6 +32,8 @@ typedef struct {
 
 typedef struct {
     const char           *text;
+    const char           *base;
+    const char           *noise;
     const char           *kernels;
     moe_kv_format_e       kv_format;    /* of all but the first */
     uint32_t              window;
@@ -45,6 +48,7 @@ typedef struct {
 
 
 static int parse(compare_t *c, int argc, char **argv);
+static int with_base(const compare_t *c, moe_err_t *err);
 static int open_all(compare_t *c, moe_err_t *err);
 static int run(compare_t *c, moe_err_t *err);
 static void print(const compare_t *c);
@@ -53,10 +57,16 @@ static void close_all(compare_t *c);
 
 static const char  help[] =
     "usage: moe-engine compare --text FILE [options] REFERENCE DIR...\n"
+    "       moe-engine compare --base FILE [--noise FILE] [options] DIR...\n"
     "\n"
     "Reads FILE with every model, the right token always given, and says how\n"
     "likely each finds it and how far each is from the first one.  For what\n"
     "quantization costs: the source first, then what quantize wrote.\n"
+    "\n"
+    "With --base, the reference is what llama.cpp made of the same model: FILE is\n"
+    "of \"llama-perplexity --kl-divergence-base FILE\", tokens are those in it.\n"
+    "--noise is another such file, of the same values in float32: how far two\n"
+    "runs of that program differ by its rounding of activations.\n"
     "\n"
     "  --text FILE      UTF-8; split by the first model's tokenizer\n"
     "  --window N       tokens read at a time, each time anew (default: 256)\n"
@@ -68,6 +78,8 @@ static const char  help[] =
 
 static const struct option  longs[] = {
     { "text", required_argument, NULL, 'f' },
+    { "base", required_argument, NULL, 'b' },
+    { "noise", required_argument, NULL, 'z' },
     { "window", required_argument, NULL, 'w' },
     { "tokens", required_argument, NULL, 'n' },
     { "threads", required_argument, NULL, 't' },
@@ -93,11 +105,15 @@ moe_compare_main(int argc, char **argv)
         return rc > 0 ? 0 : MOE_EXIT_USAGE;
     }
 
-    rc = open_all(&c, &err) != 0 || run(&c, &err) != 0;
+    if (c.base != NULL) {
+        rc = with_base(&c, &err);
+    } else {
+        rc = open_all(&c, &err) != 0 || run(&c, &err) != 0;
+    }
 
     if (rc != 0) {
         fprintf(stderr, "moe-engine compare: %s\n", err.text);
-    } else {
+    } else if (c.base == NULL) {
         print(&c);
     }
 
@@ -148,6 +164,12 @@ parse(compare_t *c, int argc, char **argv)
         case 'f':
             c->text = optarg;
             break;
+        case 'b':
+            c->base = optarg;
+            break;
+        case 'z':
+            c->noise = optarg;
+            break;
         case 'k':
             c->kernels = optarg;
             break;
@@ -178,8 +200,11 @@ parse(compare_t *c, int argc, char **argv)
         return -1;
     }
 
-    if (c->text == NULL || optind == argc || argc - optind > MAX_MODELS) {
-        fprintf(stderr, "moe-engine compare: --text FILE and one to %d model "
+    if ((c->text == NULL) == (c->base == NULL)
+        || (c->noise != NULL && c->base == NULL) || optind == argc
+        || argc - optind > MAX_MODELS)
+    {
+        fprintf(stderr, "moe-engine compare: --text or --base FILE and one to %d model "
                 "directories are needed\n\n%s", (int) MAX_MODELS, help);
         return -1;
     }
@@ -189,6 +214,22 @@ parse(compare_t *c, int argc, char **argv)
     }
 
     return 0;
+}
+
+
+static int
+with_base(const compare_t *c, moe_err_t *err)
+{
+    uint32_t             i;
+    const char          *dirs[MAX_MODELS];
+    moe_compare_base_t   o = { c->base, c->noise, c->kernels, c->threads,
+                               c->n, dirs };
+
+    for (i = 0; i < c->n; i++) {
+        dirs[i] = c->sides[i].dir;
+    }
+
+    return moe_compare_base(&o, err);
 }
 
 

@@ -1,11 +1,13 @@
 /*
  * What quantization costs the demo model, as "moe-engine compare" reports it:
  * a model is like itself, and formats are as near as they were when they were
- * made.  Also the program's edges.
+ * made.  Also another program's file of log-probabilities, and the program's
+ * edges.
  *
  * Run from the root of the repository.
  */
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,6 +21,7 @@
 #include "base/file.h"
 #include "compare.h"
 #include "main.h"
+#include "model/model.h"
 #include "quantize.h"
 
 
@@ -97,6 +100,17 @@ row(const char *text, const char *name, double v[3])
 }
 
 
+/* what quantize wrote under the names that files have next */
+static void
+clear_dirs(void)
+{
+    char  cmd[256];
+
+    snprintf(cmd, sizeof(cmd), "rm -rf %s %s", path[1], path[2]);
+    assert_int_equal(system(cmd), 0);
+}
+
+
 static void
 test_demo(void **state)
 {
@@ -128,6 +142,148 @@ test_demo(void **state)
     assert_true(i8[0] < ref[0] * 1.1 && i8[0] > ref[0] * 0.9);
     assert_true(i4[0] < ref[0] * 1.2 && i4[0] > ref[0] * 0.8);
     free(text);
+}
+
+
+/* a file as llama-perplexity writes it: one window of 16, here of what the
+ * demo model itself says; off: added to the log-probability of one token */
+static void
+write_base(const char *path, float off)
+{
+    FILE         *f;
+    float         logits[7 * 2048], scale, least, *l;
+    double        sum;
+    uint32_t      i, j, ids[16], pages[1] = { 0 }, pos[16], want[7], best;
+    uint16_t      row[2048];
+    moe_err_t     err;
+    moe_batch_t   b;
+    moe_model_t  *m;
+
+    uint32_t             seq[16] = { 0 };
+    uint8_t              role[16] = { 0 };
+    const uint32_t      *tables[1] = { pages };
+    const uint32_t       head[3] = { 16, 2048, 1 };
+    moe_model_options_t  o = { .threads = 1, .max_rows = 16, .kv_pages = 1 };
+
+    m = moe_model_open("models/demo", &o, NULL, NULL, &err);
+    assert_non_null(m);
+
+    for (i = 0; i < 16; i++) {
+        ids[i] = i == 0 ? 0 : 300 + i;
+        pos[i] = i;
+    }
+
+    for (i = 0; i < 7; i++) {
+        want[i] = 8 + i;
+    }
+
+    b = (moe_batch_t) { 16, ids, pos, seq, role, 1, tables, 7, want };
+    assert_int_equal(moe_model_step(m, &b, logits, &err), 0);
+    moe_model_close(m);
+
+    ids[0] = 299;               /* the reader puts the beginning there */
+    f = fopen(path, "wb");
+    fwrite("_logits_", 1, 8, f);
+    fwrite(head, 4, 3, f);
+    fwrite(ids, 4, 16, f);
+
+    for (i = 0; i < 7; i++) {
+        l = logits + i * 2048;
+        sum = 0;
+        best = 0;
+
+        for (j = 0; j < 2048; j++) {
+            best = l[j] > l[best] ? j : best;
+        }
+
+        l[best == 5 ? 6 : 5] = l[best] + off;
+
+        for (j = 0; j < 2048; j++) {
+            sum += exp(l[j] - l[best]);
+        }
+
+        sum = log(sum) + l[best];
+        scale = 20.0f / 65535;
+        least = (float) (l[best] - sum) - 19;
+
+        for (j = 0; j < 2048; j++) {
+            row[j] = l[j] - sum < least ? 0
+                     : (uint16_t) lrint((l[j] - sum - least) / scale);
+        }
+
+        fwrite(&scale, 4, 1, f);
+        fwrite(&least, 4, 1, f);
+        fwrite(row, 2, 2048, f);
+    }
+
+    fclose(f);
+}
+
+
+/* the second mean, share and count of a line of compare --base */
+static void
+base_row(double v[7])
+{
+    char        *text;
+    size_t       len;
+    moe_err_t    err;
+    const char  *p;
+
+    text = moe_file_read(path[3], 1 << 20, &len, NULL, &err);
+    assert_non_null(text);
+    p = strstr(text, "| models/demo |");
+    assert_non_null(p);
+    assert_int_equal(sscanf(p + 15, " %lf | %lf | %lf %% | %lf | %lf | %lf "
+                            "%% | %lf", &v[0], &v[1], &v[2], &v[3], &v[4],
+                            &v[5], &v[6]), 7);
+    free(text);
+}
+
+
+static void
+test_base(void **state)
+{
+    FILE    *f;
+    double   v[7];
+
+    char  *cmp[] = { "compare", "--base", path[1], "--noise", path[2],
+                     "--threads", "1", "models/demo", NULL };
+    char  *other[] = { "compare", "--base", path[0], "models/demo", NULL };
+
+    clear_dirs();
+
+    /* one token is far less likely: nearly the model itself */
+    write_base(path[1], -15);
+    write_base(path[2], -15);
+    assert_int_equal(call(moe_compare_main, 8, cmp), 0);
+    base_row(v);
+    assert_true(v[0] < 1e-4 && v[2] == 100 && v[3] == 0 && v[4] == 0);
+    assert_true(v[5] == 100 && v[6] == 0);
+
+    /* another token is the likeliest in every row, and that is no noise */
+    write_base(path[1], 2);
+    write_base(path[2], 2);
+    assert_int_equal(call(moe_compare_main, 8, cmp), 0);
+    base_row(v);
+    assert_true(v[0] > 0.1 && v[2] == 0 && v[5] == 100 && v[6] == 7);
+
+    /* now it is */
+    write_base(path[2], -2);
+    assert_int_equal(call(moe_compare_main, 8, cmp), 0);
+    base_row(v);
+    assert_true(v[2] == 0 && v[3] > 0.1 && v[4] > 2 && v[5] == 0
+                && v[6] == 0);
+
+    /* not such a file; one that is cut; other tokens */
+    assert_int_equal(call(moe_compare_main, 4, other), MOE_EXIT_ERROR);
+    assert_int_equal(truncate(path[2], 1000), 0);
+    assert_int_equal(call(moe_compare_main, 8, cmp), MOE_EXIT_ERROR);
+    write_base(path[2], 0);
+    f = fopen(path[2], "r+b");
+    fseek(f, 24, SEEK_SET);
+    fputc(7, f);
+    fclose(f);
+    assert_int_equal(call(moe_compare_main, 8, cmp), MOE_EXIT_ERROR);
 }
 
 
@@ -164,6 +320,7 @@ main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_demo),
+        cmocka_unit_test(test_base),
         cmocka_unit_test(test_usage)
     };
 
