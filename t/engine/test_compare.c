@@ -203,7 +203,7 @@ write_base(const char *path, float off)
         }
 
         sum = log(sum) + l[best];
-        scale = 20.0f / 65535;
+        scale = 22.0f / 65535;
         least = (float) (l[best] - sum) - 19;
 
         for (j = 0; j < 2048; j++) {
@@ -220,7 +220,7 @@ write_base(const char *path, float off)
 }
 
 
-/* the second mean, share and count of a line of compare --base */
+/* the numbers of the line of compare --base */
 static void
 base_row(double v[7])
 {
