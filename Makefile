@@ -194,7 +194,9 @@ install: engine module
 	    $(DESTDIR)/etc/nginx/moe_errors.conf
 	install -D -m 644 conf/nginx.conf \
 	    $(DESTDIR)$(PREFIX)/share/doc/ngx_moe/nginx.conf
-	install -D -m 644 conf/moe-engine@.service \
+	sed 's,/usr/local/bin/,$(PREFIX)/bin/,' conf/moe-engine@.service \
+	    >$(BUILD)/moe-engine@.service
+	install -D -m 644 $(BUILD)/moe-engine@.service \
 	    $(DESTDIR)/etc/systemd/system/moe-engine@.service
 
 #: make clean
