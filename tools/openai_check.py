@@ -106,6 +106,54 @@ def chat_logprobs():
 
 
 @check
+def chat_stream_logprobs_and_n():
+    args = dict(model=model(), messages=ASK, max_tokens=6, seed=3, n=2,
+                logprobs=True, top_logprobs=2)
+    whole = CLIENT.chat.completions.create(**args)
+    seen = {0: [], 1: []}
+    for c in CLIENT.chat.completions.create(stream=True, **args):
+        for choice in c.choices:
+            if choice.logprobs:
+                seen[choice.index] += choice.logprobs.content
+    for choice in whole.choices:
+        assert ([t.model_dump() for t in choice.logprobs.content]
+                == [t.model_dump() for t in seen[choice.index]])
+
+
+@check
+def chat_stream_cancel():
+    # a client that goes leaves the engine free for the next
+    for _ in range(20):
+        stream = CLIENT.chat.completions.create(
+            model=model(), messages=ASK, max_tokens=1000, stream=True,
+            extra_body={"ignore_eos": True})
+        next(iter(stream))
+        stream.close()
+    r = CLIENT.chat.completions.create(model=model(), messages=ASK,
+                                       max_tokens=4)
+    assert r.usage.completion_tokens <= 4
+    with CLIENT.chat.completions.with_streaming_response.create(
+            model=model(), messages=ASK, max_tokens=4) as raw:
+        assert raw.headers["content-type"].startswith("application/json")
+
+
+@check
+def chat_async():
+    import asyncio
+
+    async def many():
+        async with openai.AsyncOpenAI(base_url=BASE, api_key="none",
+                                      max_retries=0) as client:
+            return await asyncio.gather(*[client.chat.completions.create(
+                model=name, messages=ASK, max_tokens=12, seed=i % 4)
+                for i in range(16)])
+
+    name = model()
+    answers = [r.choices[0].message.content for r in asyncio.run(many())]
+    assert answers[:4] * 4 == answers
+
+
+@check
 def chat_stop():
     args = dict(model=model(), messages=ASK, max_tokens=60, temperature=0)
     whole = CLIENT.chat.completions.create(**args).choices[0].message.content
@@ -172,6 +220,17 @@ def errors():
     status(400, "response_format", response_format={"type": "json_object"})
     status(400, messages=[{"role": "user",
                            "content": "a " * 100000}])
+
+    # what is wrong is a status, also where a stream was asked for
+    status(400, "temperature", temperature=-1, stream=True)
+    status(404, model="no-such-model", stream=True)
+
+    try:
+        CLIENT.completions.create(model=model(), prompt="a", max_tokens=-1)
+    except openai.BadRequestError as e:
+        assert e.param == "max_tokens" and e.type == "invalid_request_error"
+    else:
+        raise AssertionError("max_tokens -1 was accepted")
 
 
 def main():
