@@ -160,6 +160,7 @@ test-full: test
 	@MOE_PROPERTY_FIRST=1000 MOE_PROPERTY_WORLDS=2000 \
 	    $(BUILD)/t/test_property
 	@$(MAKE) fuzz FUZZ_SECONDS=120
+	@tools/test-source.sh
 	@tools/test-suites.sh -f $(SUITES)
 
 #: make test          all tests of a quarter of an hour

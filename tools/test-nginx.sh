@@ -7,7 +7,8 @@
 #
 # TEST_NGINX_USE_HUP, TEST_NGINX_RANDOMIZE, TEST_NGINX_USE_HTTP2 and
 # TEST_NGINX_USE_VALGRIND (give it the lifecycle files) are Test::Nginx's own
-# modes.  Exit code 3: the suite cannot be had here.
+# modes, TEST_NGINX_BINARY and TEST_NGINX_LOAD_MODULES its own names for another
+# nginx than the system's.  Exit code 3: the suite cannot be had here.
 
 set -eu
 
@@ -79,7 +80,7 @@ port() {
 }
 
 export TEST_NGINX_BINARY=$nginx
-export TEST_NGINX_LOAD_MODULES=$PWD/$module
+export TEST_NGINX_LOAD_MODULES=${TEST_NGINX_LOAD_MODULES-$PWD/$module}
 export TEST_NGINX_SERVROOT=$dir/servroot
 export TEST_NGINX_PORT=${TEST_NGINX_PORT:-$(port)}
 export TEST_NGINX_LOG_LEVEL=${TEST_NGINX_LOG_LEVEL:-info}

@@ -6,6 +6,8 @@
 #   trixie, sid   nginx, its headers and its libraries: DIR/SUITE/nginx is a
 #                 program that runs here, DIR/SUITE/src what modules are built
 #                 against
+#   source        nginx as its authors publish it, of the version that this
+#                 Debian has: DIR/source/src
 #   perl          Test::Nginx, for PERL5LIB: DIR/perl/lib
 #   curl          a curl that speaks HTTP/3: DIR/curl/curl
 #
@@ -18,9 +20,13 @@ set -eu
 [ $# = 2 ] || { echo "usage: unpack-suite.sh DIR SUITE" >&2; exit 2; }
 
 mkdir -p "$1"
-dir=$(cd "$1" && pwd)/$2 want=$2 suite=$2
+dir=$(cd "$1" && pwd)/$2 want=$2 suite=$2 types=deb
 
-case "$want" in perl|curl) suite=sid ;; esac
+case "$want" in
+perl|curl) suite=sid ;;
+source)    suite=$(. /etc/os-release && echo "$VERSION_CODENAME") types=deb-src
+esac
+
 [ ! -e "$dir/ok" ] || exit 0
 
 cannot() {
@@ -48,7 +54,7 @@ uri=$(archive | head -n 1)
 [ -n "$uri" ] || cannot "apt has no sources here"
 
 cat >"$dir/suite.sources" <<END
-Types: deb
+Types: $types
 URIs: $uri
 Suites: $suite
 Components: main
@@ -76,6 +82,17 @@ esac
 
 apt update || cannot "the archive does not answer"
 cd "$dir/deb"
+
+if [ "$want" = source ]; then
+    apt source --download-only --tar-only nginx \
+        || cannot "the source cannot be fetched"
+    mkdir "$dir/src"
+    tar -xf nginx_*.orig.tar.* -C "$dir/src" --strip-components 1
+    rm -rf "$dir"/{lists,cache,deb}
+    touch "$dir/ok"
+    exit 0
+fi
+
 apt download $packages || cannot "the packages cannot be fetched"
 
 for deb in *.deb; do
