@@ -4,22 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "model/config.h"
 #include "model/config_parts.h"
 #include "model/family.h"
-#include "model/gguf_model.h"
 
 
 #define CONFIG_NAME        "config.json"
 #define GENERATION_NAME    "generation_config.json"
-#define CONFIG_MAX_SIZE    (16 << 20)
 
 #define LORA_RMS_EPS       1e-6
 
 
-static int config_read(const char *dir, const char *name, char **text,
-    size_t *len, moe_err_t *err);
 static json_t *config_json(const char *file, const char *text, size_t len,
     moe_err_t *err);
 static int config_root(moe_reader_t *r);
@@ -45,46 +40,6 @@ static const moe_int_key_t  size_keys[] = {
       MOE_MAX_TOP_K },
     { NULL, 0, 0, 0 }
 };
-
-
-int
-moe_config_load(const char *dir, moe_config_t *cfg, moe_err_t *err)
-{
-    int      rc;
-    char    *text, *gen;
-    size_t   len, gen_len;
-
-    if (moe_gguf_is(dir)) {
-        return moe_gguf_config_load(dir, cfg, err);
-    }
-
-    gen = NULL;
-    gen_len = 0;
-
-    rc = config_read(dir, CONFIG_NAME, &text, &len, err);
-    if (rc != 0) {
-        return -1;
-    }
-
-    if (text == NULL) {
-        return moe_err(err, "%s/%s: no such file", dir, CONFIG_NAME);
-    }
-
-    rc = config_read(dir, GENERATION_NAME, &gen, &gen_len, err);
-
-    if (rc == 0) {
-        rc = moe_config_parse(text, len, gen, gen_len, cfg, err);
-
-        if (rc != 0) {
-            moe_err_prefix(err, "%s", dir);
-        }
-    }
-
-    free(text);
-    free(gen);
-
-    return rc;
-}
 
 
 int
@@ -157,26 +112,6 @@ moe_config_kv_width(const moe_config_t *cfg)
     }
 
     return 2 * (size_t) cfg->n_kv_heads * (size_t) cfg->head_dim;
-}
-
-
-/* an absent file is no error: *text is NULL */
-static int
-config_read(const char *dir, const char *name, char **text, size_t *len,
-    moe_err_t *err)
-{
-    int   n, absent;
-    char  path[4096];
-
-    n = snprintf(path, sizeof(path), "%s/%s", dir, name);
-
-    if (n < 0 || (size_t) n >= sizeof(path)) {
-        return moe_err(err, "%.200s...: path too long", dir);
-    }
-
-    *text = moe_file_read(path, CONFIG_MAX_SIZE, len, &absent, err);
-
-    return *text != NULL || absent ? 0 : -1;
 }
 
 

@@ -4,8 +4,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -795,6 +798,22 @@ test_load(void **state)
 {
     assert_int_equal(moe_config_load("/nonexistent", &cfg, &err), -1);
     assert_string_equal(err.text, "/nonexistent/config.json: no such file");
+
+    assert_int_equal(moe_config_load("", &cfg, &err), -1);
+    assert_string_equal(err.text, "the model's path is empty");
+
+    /* a file that is there, and is none that can be read */
+    {
+        char  dir[] = "/tmp/moe-test-config-XXXXXX", path[64];
+
+        assert_non_null(mkdtemp(dir));
+        snprintf(path, sizeof(path), "%s/config.json", dir);
+        assert_int_equal(mkdir(path, 0700), 0);
+        assert_int_equal(moe_config_load(dir, &cfg, &err), -1);
+        assert_non_null(strstr(err.text, "config.json: not a regular file"));
+        rmdir(path);
+        rmdir(dir);
+    }
 }
 
 
