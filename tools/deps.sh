@@ -11,7 +11,7 @@ demo="$build curl jq ca-certificates procps"
 test="$demo clang llvm libclang-rt-14-dev libcmocka-dev valgrind patchelf perl
       libwww-perl libtest-base-perl libtext-diff-perl liblist-moreutils-perl
       libipc-run-perl libio-socket-ssl-perl
-      libtest-longstring-perl npm xz-utils"
+      libtest-longstring-perl npm python3 python3-pip xz-utils"
 
 case "${1:-}" in
 build) want=$build ;;
@@ -20,8 +20,10 @@ test)  want=$test ;;
 *)     echo "usage: deps.sh build|demo|test" >&2; exit 2 ;;
 esac
 
-# npm may come with another distribution of node
+# npm and pip may have come in other ways
 command -v npm >/dev/null && want=$(echo "$want" | sed 's/ npm / /')
+python3 -m pip --version >/dev/null 2>&1 \
+    && want=$(echo "$want" | sed 's/ python3-pip / /')
 
 missing=
 for p in $want; do

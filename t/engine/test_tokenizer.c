@@ -234,6 +234,13 @@ test_deepseek_v3(void **state)
 
 
 static void
+test_deepseek_v2(void **state)
+{
+    test_golden("deepseek_v2");
+}
+
+
+static void
 test_qwen3(void **state)
 {
     test_golden("qwen3");
@@ -599,6 +606,7 @@ static void
 test_long_texts(void **state)
 {
     test_long("deepseek_v3", 1);
+    test_long("deepseek_v2", 1);
     test_long("qwen3", 0);
     test_long("gpt_oss", 1);
     test_long("kimi", 1);
@@ -612,6 +620,7 @@ main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_deepseek_v3),
+        cmocka_unit_test(test_deepseek_v2),
         cmocka_unit_test(test_qwen3),
         cmocka_unit_test(test_gpt_oss),
         cmocka_unit_test(test_mixtral),
