@@ -212,6 +212,21 @@ moe_admit_memory(moe_task_t *t)
 }
 
 
+int
+moe_task_grow(moe_task_t *t, uint64_t n)
+{
+    t->size += n;
+    t->front->bytes += n;
+
+    if (t->front->bytes <= MOE_FRONT_BYTES) {
+        return 0;
+    }
+
+    moe_admit_memory(t);
+    return -1;
+}
+
+
 void
 moe_admit_timeout(moe_task_t *t)
 {

@@ -10,6 +10,7 @@
 
 
 static int  moe_task_admit(moe_task_t *t);
+static void  moe_task_make(moe_task_t *t);
 static void  moe_task_generate(moe_task_t *t);
 static void  moe_task_tokenize(moe_task_t *t);
 static void  moe_task_detokenize(moe_task_t *t);
@@ -98,29 +99,27 @@ moe_task_named(moe_task_t *t)
 }
 
 
-void
+int
 moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen, void *record,
-    size_t size)
+    size_t size, const char **why)
 {
     moe_task_t  *t;
-    const char  *why;
 
     t = moe_task_create(w, slot, gen, record, size);
 
     if (t == NULL) {
         free(record);
-        moe_worker_close(w, "out of memory", 0);
-        return;
+        *why = "out of memory";
+        return -1;
     }
 
     if (record == NULL) {
         moe_admit_memory(t);
-        return;
+        return 0;
     }
 
-    if (moe_job_read(&t->job, record, size, &why) != MOE_JOBQ_OK) {
-        moe_worker_close(w, why, 1);
-        return;
+    if (moe_job_read(&t->job, record, size, why) != MOE_JOBQ_OK) {
+        return 1;
     }
 
     t->credit = t->job.credit;
@@ -136,26 +135,37 @@ moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen, void *record,
             moe_slot_probe(w->front, t);
         }
 
-        return;
+        break;
 
     case MOE_JOB_TOKENIZE:
     case MOE_JOB_DETOKENIZE:
         if (moe_task_named(t) == 0 && moe_admit_text(t) == 0) {
-            moe_prepare(t);
+            moe_task_make(t);
         }
 
-        return;
+        break;
 
     case MOE_JOB_CHAT:
     case MOE_JOB_COMPLETION:
         if (moe_task_admit(t) == 0) {
-            moe_prepare(t);
+            moe_task_make(t);
         }
 
-        return;
+        break;
 
     default:
         moe_task_fail(t, 400, NULL, NULL, "Jobs of this kind are not taken.");
+    }
+
+    return 0;
+}
+
+
+static void
+moe_task_make(moe_task_t *t)
+{
+    if (moe_prepare(t)) {
+        moe_task_prepared(t);
     }
 }
 

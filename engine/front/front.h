@@ -15,19 +15,22 @@
  * its rank said so, when a stop string ended it, or when its task failed.  A
  * rank's death makes its choices wait again, with the ids they have.
  *
- *     options.c command line
- *     serve.c   loop, signals, draining
- *     listen.c  the socket
- *     workers.c lanes of workers: frames in, events out
- *     begin.c   from job to task
- *     admit.c   whether it may wait
- *     tasks.c   waiting, stopping, END
- *     prompt.c  job to token ids
+ *     options.c   command line
+ *     serve.c     loop, signals, draining
+ *     ranks.c     rank processes: start, death, restart
+ *     experts.c   where spread experts are
+ *     workers.c   lanes of workers: frames in, events out
+ *     listen.c    the socket
+ *     begin.c     from job to task
+ *     prepare.c   long prompts, in a thread
+ *     prompt.c    job to token ids
  *     messages.c  what a chat template sees of a job
- *     prepare.c the same for long prompts, in a thread
- *     ranks.c   rank processes: start, death, restart
- *     experts.c experts spread over ranks: where they are
- *     slots.c   choices in ranks: submit, events, credit
+ *     dispatch.c  choices to ranks, time-outs
+ *     events.c    what ranks say of choices
+ *     admit.c     whether a task may wait
+ *     tasks.c     its end: stopping, failing, END
+ *     slots.c     places in ranks: cancel, credit
+ *     stats.c watch.c
  */
 
 #ifndef MOE_FRONT_H
@@ -273,6 +276,7 @@ struct moe_proc_s {
 typedef struct {
     moe_watch_t          watch;              /* an eventfd: there is done */
     pthread_t            thread;
+    void               (*prepared)(moe_task_t *t);
     pthread_mutex_t      mutex;
     pthread_cond_t       cond;
     moe_task_t          *todo;
@@ -339,20 +343,31 @@ struct moe_front_s {
 };
 
 
+/*
+ * Calls go down this list: a file calls those under it only.
+ */
+
 /* serve.c */
 
 /* Serves until it is told to stop; returns the exit code. */
 int moe_front_run(const moe_serve_options_t *o);
 
-int moe_front_watch(moe_front_t *f, moe_watch_t *w, uint32_t events);
-void moe_front_unwatch(moe_front_t *f, moe_watch_t *w);
-uint64_t moe_front_clock(void);
+
+/* ranks.c */
+
+int moe_ranks_start(moe_front_t *f, moe_err_t *err);
+void moe_ranks_stop(moe_front_t *f);
+void moe_ranks_read(moe_front_t *f);
+void moe_ranks_flush(moe_front_t *f);
+int moe_ranks_sleep(moe_front_t *f);
+void moe_ranks_tick(moe_front_t *f);
 
 
-/* listen.c: -1 and err, or a listening descriptor */
+/* experts.c; start before ranks are, stop after */
 
-int moe_listen(moe_front_t *f, const moe_serve_options_t *o, moe_err_t *err);
-void moe_listen_close(moe_front_t *f);
+int moe_experts_start(moe_front_t *f, moe_err_t *err);
+void moe_experts_stop(moe_front_t *f);
+void moe_experts_tick(moe_front_t *f);
 
 
 /* workers.c */
@@ -365,15 +380,59 @@ int moe_workers_sleep(moe_front_t *f);
 void moe_workers_tick(moe_front_t *f);
 void moe_worker_close(moe_worker_t *w, const char *why, int broken);
 
-/* there may be something to write for the task */
-void moe_worker_wants(moe_task_t *t);
+
+/* listen.c: -1 and err, or a listening descriptor */
+
+int moe_listen(moe_front_t *f, const moe_serve_options_t *o, moe_err_t *err);
+void moe_listen_close(moe_front_t *f);
 
 
-/* begin.c; owns the record, NULL where there was no room for it */
+/* begin.c */
 
-void moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen,
-    void *record, size_t size);
+/*
+ * Owns the record, NULL where there was no room for it.  0, or the worker is
+ * to be closed and *why says why: -1 for want of memory, 1 for what it sent.
+ */
+int moe_task_begin(moe_worker_t *w, uint32_t slot, uint32_t gen,
+    void *record, size_t size, const char **why);
+
+/* The task's prompt is made. */
 void moe_task_prepared(moe_task_t *t);
+
+
+/* prepare.c */
+
+/* prepared: called in the loop for each task that the thread has made. */
+int moe_prepare_start(moe_front_t *f, void (*prepared)(moe_task_t *t),
+    moe_err_t *err);
+void moe_prepare_stop(moe_front_t *f);
+
+/*
+ * For a fork: 0, and the thread holds no lock of any library's until the
+ * release; -1: it is busy, and begins nothing new before that was tried again.
+ */
+int moe_prepare_hold(moe_front_t *f);
+void moe_prepare_release(moe_front_t *f);
+
+/* Makes the task's prompt: 1, it is made; 0, it will be called prepared. */
+int moe_prepare(moe_task_t *t);
+
+
+/* prompt.c: the ids of every prompt, or what is wrong */
+
+void moe_prompt_make(moe_task_t *t);
+
+
+/* dispatch.c */
+
+void moe_tasks_dispatch(moe_front_t *f);
+void moe_tasks_tick(moe_front_t *f);
+void moe_slot_probe(moe_front_t *f, moe_task_t *t);
+
+
+/* events.c */
+
+int moe_proc_read(moe_proc_t *p);               /* as moe_lane_next() */
 
 
 /* admit.c: 0, or -1 and the task has failed with 429 or 503 */
@@ -382,6 +441,7 @@ int moe_admit(moe_task_t *t);                   /* a place in the queue */
 int moe_admit_text(moe_task_t *t);              /* of those being prepared */
 void moe_admit_memory(moe_task_t *t);           /* fails: there is no room */
 void moe_admit_timeout(moe_task_t *t);          /* fails: it waited too long */
+int moe_task_grow(moe_task_t *t, uint64_t n);   /* it takes n more bytes */
 
 
 /* tasks.c */
@@ -393,11 +453,9 @@ void moe_task_fail(moe_task_t *t, uint32_t status, const char *code,
     const char *param, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 
-/* Notes that it takes n more bytes; -1: too many, and it has failed. */
-int moe_task_grow(moe_task_t *t, uint64_t n);
-
 void moe_task_wait(moe_task_t *t);              /* again, after a rank died */
 void moe_task_started(moe_task_t *t);
+void moe_task_wants(moe_task_t *t);             /* may have what to write */
 void moe_choice_done(moe_choice_t *c, uint32_t sampled);
 
 int moe_task_over(const moe_task_t *t);         /* END is all that is due */
@@ -405,64 +463,15 @@ void moe_task_check(moe_task_t *t);             /* see to its END if it is */
 void moe_task_end(const moe_task_t *t, moe_end_t *e);
 void moe_task_free(moe_task_t *t);
 
-void moe_tasks_tick(moe_front_t *f);
 void moe_tasks_reap(moe_front_t *f);
-void moe_tasks_dispatch(moe_front_t *f);
 uint32_t moe_tasks_sampled(const moe_task_t *t);
 uint32_t moe_choice_max_tokens(const moe_choice_t *c);
 
 
-/* prompt.c: the ids of every prompt, or what is wrong */
-
-void moe_prompt_make(moe_task_t *t);
-
-
-/* prepare.c */
-
-int moe_prepare_start(moe_front_t *f, moe_err_t *err);
-void moe_prepare_stop(moe_front_t *f);
-
-/*
- * For a fork: 0, and the thread holds no lock of any library's until the
- * release; -1: it is busy, and begins nothing new before that was tried again.
- */
-int moe_prepare_hold(moe_front_t *f);
-void moe_prepare_release(moe_front_t *f);
-
-/* Makes the task's prompt, now or later, and calls moe_task_prepared(). */
-void moe_prepare(moe_task_t *t);
-
-
-/* ranks.c */
-
-/* experts.c; start before ranks are, stop after */
-int moe_experts_start(moe_front_t *f, moe_err_t *err);
-void moe_experts_stop(moe_front_t *f);
-void moe_experts_tick(moe_front_t *f);
-
-int moe_ranks_start(moe_front_t *f, moe_err_t *err);
-void moe_ranks_stop(moe_front_t *f);
-void moe_ranks_tick(moe_front_t *f);
-void moe_proc_died(moe_proc_t *p, const char *why);
-
-
 /* slots.c */
 
-void moe_ranks_read(moe_front_t *f);
-int moe_proc_read(moe_proc_t *p);               /* as moe_lane_next() */
-void moe_ranks_flush(moe_front_t *f);
-int moe_ranks_sleep(moe_front_t *f);
-
-/* A rank that takes one more with this prompt, or NULL.  Where a batch is full
- * it takes one for each that it runs of a lower priority, and no more in all
- * than twice the batch. */
-moe_proc_t *moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt,
-    int32_t priority);
-
-/* 0: it runs, 1: no room now, -1: it cannot (the task has failed). */
-int moe_slot_submit(moe_proc_t *p, moe_choice_t *c);
-void moe_slot_probe(moe_front_t *f, moe_task_t *t);
-void moe_slot_forget_probe(moe_task_t *t);
+/* One that is free, which there must be. */
+uint32_t moe_slot_take(moe_proc_t *p);
 
 /* The slot is free again; nothing is said to the rank. */
 void moe_slot_release(moe_proc_t *p, uint32_t slot);
@@ -470,6 +479,10 @@ void moe_slot_release(moe_proc_t *p, uint32_t slot);
 void moe_slot_cancel(moe_choice_t *c);          /* and await its END */
 void moe_slot_leave(moe_choice_t *c);           /* cancel, await nothing */
 void moe_slot_credit(moe_choice_t *c, uint32_t tokens);
+void moe_slot_forget_probe(moe_task_t *t);
+
+/* Tells the rank what is due, and all that was put; as moe_lane_flush(). */
+int moe_slots_flush(moe_proc_t *p);
 
 
 /* stats.c */
@@ -478,6 +491,13 @@ void moe_front_stats(moe_front_t *f);
 
 /* A new lane's page is true before its worker can look at it. */
 void moe_front_stats_first(moe_front_t *f, moe_lane_t *lane);
+
+
+/* watch.c */
+
+int moe_front_watch(moe_front_t *f, moe_watch_t *w, uint32_t events);
+void moe_front_unwatch(moe_front_t *f, moe_watch_t *w);
+uint64_t moe_front_clock(void);
 
 
 #endif /* MOE_FRONT_H */

@@ -98,12 +98,12 @@ moe_prepare_done(moe_front_t *f, moe_watch_t *watch, uint32_t events)
         next = t->prep_next;
         t->preparing = 0;
         f->npreparing--;
-        moe_task_prepared(t);
+        f->prepare.prepared(t);
     }
 }
 
 
-void
+int
 moe_prepare(moe_task_t *t)
 {
     moe_task_t    **at;
@@ -115,8 +115,7 @@ moe_prepare(moe_task_t *t)
 
     if (t->size <= MOE_PREPARE_SHORT) {
         moe_prompt_make(t);
-        moe_task_prepared(t);
-        return;
+        return 1;
     }
 
     t->preparing = 1;
@@ -136,6 +135,8 @@ moe_prepare(moe_task_t *t)
 
     pthread_cond_signal(&p->cond);
     pthread_mutex_unlock(&p->mutex);
+
+    return 0;
 }
 
 
@@ -178,13 +179,15 @@ moe_prepare_release(moe_front_t *f)
 
 
 int
-moe_prepare_start(moe_front_t *f, moe_err_t *err)
+moe_prepare_start(moe_front_t *f, void (*prepared)(moe_task_t *t),
+    moe_err_t *err)
 {
     int             rc;
     moe_prepare_t  *p;
 
     p = &f->prepare;
 
+    p->prepared = prepared;
     p->watch.handler = moe_prepare_done;
     p->watch.fd = eventfd(0, EFD_NONBLOCK|EFD_CLOEXEC);
 

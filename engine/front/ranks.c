@@ -25,6 +25,9 @@
 #define MOE_PROC_DEATHS       5
 
 
+static void  moe_proc_died(moe_proc_t *p, const char *why);
+
+
 /* the child */
 
 
@@ -246,7 +249,7 @@ moe_ranks_missing(moe_front_t *f)
 }
 
 
-void
+static void
 moe_proc_died(moe_proc_t *p, const char *why)
 {
     uint32_t      running;
@@ -814,4 +817,58 @@ moe_ranks_tick(moe_front_t *f)
         moe_log(MOE_LOG_NOTICE, "ready model=%s context=%u ranks=%u",
                 f->text.names[0], f->text.context, f->nranks);
     }
+}
+
+
+void
+moe_ranks_read(moe_front_t *f)
+{
+    uint32_t     i;
+    moe_proc_t  *p;
+
+    for (i = 0; i < f->nranks; i++) {
+        p = &f->ranks[i];
+
+        if (p->state >= MOE_PROC_LOADING
+            && moe_proc_read(p) == MOE_JOBQ_ERROR)
+        {
+            moe_proc_died(p, p->lane.why);
+        }
+    }
+}
+
+
+void
+moe_ranks_flush(moe_front_t *f)
+{
+    uint32_t     i;
+    moe_proc_t  *p;
+
+    for (i = 0; i < f->nranks; i++) {
+        p = &f->ranks[i];
+
+        if (p->state >= MOE_PROC_LOADING
+            && moe_slots_flush(p) != MOE_JOBQ_OK)
+        {
+            moe_proc_died(p, p->lane.why);
+        }
+    }
+}
+
+
+int
+moe_ranks_sleep(moe_front_t *f)
+{
+    int       busy;
+    uint32_t  i;
+
+    busy = 0;
+
+    for (i = 0; i < f->nranks; i++) {
+        if (f->ranks[i].state >= MOE_PROC_LOADING) {
+            busy |= moe_lane_sleep(&f->ranks[i].lane);
+        }
+    }
+
+    return busy;
 }

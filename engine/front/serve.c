@@ -21,37 +21,6 @@
 #define MOE_FRONT_LOAD_US  (600 * MOE_SECOND)
 
 
-uint64_t
-moe_front_clock(void)
-{
-    struct timespec  ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-
-    return (uint64_t) ts.tv_sec * MOE_SECOND + (uint64_t) ts.tv_nsec / 1000;
-}
-
-
-int
-moe_front_watch(moe_front_t *f, moe_watch_t *w, uint32_t events)
-{
-    struct epoll_event  ev;
-
-    memset(&ev, 0, sizeof(ev));
-    ev.events = events;
-    ev.data.ptr = w;
-
-    return epoll_ctl(f->epoll, EPOLL_CTL_ADD, w->fd, &ev);
-}
-
-
-void
-moe_front_unwatch(moe_front_t *f, moe_watch_t *w)
-{
-    (void) epoll_ctl(f->epoll, EPOLL_CTL_DEL, w->fd, NULL);
-}
-
-
 /* signals */
 
 
@@ -316,7 +285,7 @@ moe_front_open(moe_front_t *f, const moe_serve_options_t *o, moe_err_t *err)
         return -1;
     }
 
-    return moe_prepare_start(f, err);
+    return moe_prepare_start(f, moe_task_prepared, err);
 }
 
 

@@ -6,10 +6,6 @@
 #include "front/front.h"
 
 
-/* how long a rank may take to confirm that a choice has stopped */
-#define MOE_TASK_CANCEL_US   (30 * MOE_SECOND)
-
-
 int
 moe_task_over(const moe_task_t *t)
 {
@@ -163,18 +159,28 @@ moe_task_free(moe_task_t *t)
 }
 
 
-int
-moe_task_grow(moe_task_t *t, uint64_t n)
+void
+moe_task_wants(moe_task_t *t)
 {
-    t->size += n;
-    t->front->bytes += n;
+    moe_worker_t  *w;
 
-    if (t->front->bytes <= MOE_FRONT_BYTES) {
-        return 0;
+    w = t->worker;
+
+    if (w == NULL || t->in_out) {
+        return;
     }
 
-    moe_admit_memory(t);
-    return -1;
+    t->in_out = 1;
+    t->out_next = NULL;
+
+    if (w->out_tail) {
+        w->out_tail->out_next = t;
+
+    } else {
+        w->out_head = t;
+    }
+
+    w->out_tail = t;
 }
 
 
@@ -188,7 +194,7 @@ moe_task_check(moe_task_t *t)
     }
 
     if (t->worker) {
-        moe_worker_wants(t);
+        moe_task_wants(t);
 
     } else {
         t->front->orphans = 1;
@@ -304,11 +310,8 @@ moe_task_started(moe_task_t *t)
                           t->started_us - t->arrived_us);
     }
 
-    moe_worker_wants(t);
+    moe_task_wants(t);
 }
-
-
-/* waiting */
 
 
 uint32_t
@@ -321,137 +324,6 @@ moe_choice_max_tokens(const moe_choice_t *c)
     room = t->front->text.context - t->prompts[c->prompt].n;
 
     return t->job.max_tokens < room ? t->job.max_tokens : room;
-}
-
-
-static moe_choice_t *
-moe_task_waiting(moe_task_t *t)
-{
-    uint32_t  i;
-
-    for (i = 0; i < t->nchoices; i++) {
-        if (t->choices[i].state == MOE_CHOICE_WAITING) {
-            return &t->choices[i];
-        }
-    }
-
-    return NULL;
-}
-
-
-/* one more choice goes to a rank; 1: none takes it now */
-
-static int
-moe_task_dispatch(moe_task_t *t, moe_choice_t *c)
-{
-    int           rc;
-    moe_ids_t    *prompt;
-    moe_proc_t   *p;
-    moe_front_t  *f;
-
-    f = t->front;
-    prompt = &t->prompts[c->prompt];
-
-    p = moe_ranks_choose(f, prompt, t->job.priority);
-
-    if (p == NULL) {
-        return 1;
-    }
-
-    rc = moe_slot_submit(p, c);
-
-    if (rc == 1) {
-        return 1;
-    }
-
-    f->dirty = 1;
-
-    /* what a rank's death costs is not the key's to pay */
-
-    if (rc == 0 && c->tries == 0) {
-        moe_fair_charge(&f->fair, &t->wait,
-                        (int64_t) prompt->n * MOE_FAIR_INPUT);
-    }
-
-    return 0;
-}
-
-
-void
-moe_tasks_dispatch(moe_front_t *f)
-{
-    uint32_t          begun;
-    moe_task_t       *t;
-    moe_choice_t     *c;
-    moe_fair_node_t  *node;
-
-    begun = 0;
-
-    while ((node = moe_fair_first(&f->fair)) != NULL) {
-
-        t = moe_task_of(node);
-        c = moe_task_waiting(t);
-
-        if (c && moe_task_dispatch(t, c)) {
-            break;
-        }
-
-        if (t->wait.waits && moe_task_waiting(t) == NULL) {
-            moe_fair_remove(&f->fair, &t->wait);
-            begun++;
-        }
-    }
-
-    moe_rate_turn(&f->rate, f->now, begun, f->fair.n != 0);
-}
-
-
-static void
-moe_task_give_up(moe_task_t *t)
-{
-    uint32_t       i;
-    moe_choice_t  *c;
-
-    for (i = 0; i < t->nchoices; i++) {
-        c = &t->choices[i];
-
-        if (c->state == MOE_CHOICE_RUNNING) {
-            moe_slot_leave(c);
-            moe_choice_done(c, c->out.ids.n);
-        }
-    }
-}
-
-
-void
-moe_tasks_tick(moe_front_t *f)
-{
-    moe_task_t  *t, *next;
-
-    f->stats.parked = 0;
-
-    for (t = f->tasks; t; t = next) {
-        next = t->next;
-
-        if (t->deadline_us && !t->started && !t->status
-            && f->now > t->deadline_us)
-        {
-            moe_slot_forget_probe(t);
-            moe_admit_timeout(t);
-        }
-
-        if (t->cancel_us && f->now - t->cancel_us > MOE_TASK_CANCEL_US) {
-            moe_task_give_up(t);
-        }
-
-        if (t->parked_us) {
-            f->stats.parked++;
-
-            if (f->now - t->parked_us > f->options->park_s * MOE_SECOND) {
-                moe_task_cancel(t);
-            }
-        }
-    }
 }
 
 

@@ -253,8 +253,10 @@ moe_worker_violation(moe_worker_t *w, const char *why)
 static void
 moe_worker_job(moe_worker_t *w, const moe_frame_t *frame)
 {
-    void    *record;
-    size_t   size;
+    int          rc;
+    void        *record;
+    size_t       size;
+    const char  *why;
 
     size = frame->size - sizeof(moe_frame_t);
 
@@ -270,7 +272,12 @@ moe_worker_job(moe_worker_t *w, const moe_frame_t *frame)
     }
 
     moe_lane_take(&w->lane, record);
-    moe_task_begin(w, frame->slot, frame->gen, record, size);
+
+    rc = moe_task_begin(w, frame->slot, frame->gen, record, size, &why);
+
+    if (rc) {
+        moe_worker_close(w, why, rc == 1);
+    }
 }
 
 
@@ -316,7 +323,7 @@ moe_worker_control(moe_worker_t *w, const moe_frame_t *frame)
 
         if (t->credit > 0) {
             t->parked_us = 0;
-            moe_worker_wants(t);
+            moe_task_wants(t);
         }
     }
 }
@@ -388,31 +395,6 @@ moe_workers_read(moe_front_t *f)
 
 
 /* events out */
-
-
-void
-moe_worker_wants(moe_task_t *t)
-{
-    moe_worker_t  *w;
-
-    w = t->worker;
-
-    if (w == NULL || t->in_out) {
-        return;
-    }
-
-    t->in_out = 1;
-    t->out_next = NULL;
-
-    if (w->out_tail) {
-        w->out_tail->out_next = t;
-
-    } else {
-        w->out_head = t;
-    }
-
-    w->out_tail = t;
-}
 
 
 static int
