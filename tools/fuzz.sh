@@ -2,7 +2,7 @@
 #
 # fuzz.sh SECONDS TARGET...: runs each libFuzzer target, from files that are
 # nearly right and from what it found in earlier runs (build/fuzz/corpus), and
-# stops at the first finding.  With 0 seconds it is a test that gives the same
+# stops after the first finding.  With 0 seconds it is a test that gives the same
 # result each time: a fixed seed, a fixed number of runs, no corpus.
 
 set -eu
@@ -33,9 +33,9 @@ seeds() {
 }
 
 
-for target in "$@"; do
-    name=$(basename "$target")
-    dir=$(dirname "$target")/..
+run() {
+    name=$(basename "$1")
+    dir=$(dirname "$1")/..
     corpus=$dir/corpus/$name
     mkdir -p "$corpus"
     seeds "$name" "$dir/seeds/$name"
@@ -54,7 +54,25 @@ for target in "$@"; do
     fuzz_config|fuzz_safetensors|fuzz_packed) how="-dict=t/fuzz/json.dict $how"
     esac
 
-    "$target" -rss_limit_mb=2048 -timeout=20 -verbosity=0 \
+    "$1" -rss_limit_mb=2048 -timeout=20 -verbosity=0 \
         -print_final_stats=0 -artifact_prefix="$corpus/../$name-" $how \
-        2>"$corpus.log" || { cat "$corpus.log" >&2; exit 1; }
+        2>"$corpus.log" || { cat "$corpus.log" >&2; return 1; }
+}
+
+
+# as many at a time as there are cores
+
+while [ $# != 0 ]; do
+    pids=
+
+    for i in $(seq "$(nproc)"); do
+        [ $# != 0 ] || break
+        run "$1" &
+        pids="$pids $!"
+        shift
+    done
+
+    for pid in $pids; do
+        wait $pid
+    done
 done
