@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <openssl/evp.h>
 
 #include "front/text.h"
 
@@ -227,6 +228,60 @@ test_fingerprint(void **unused)
 }
 
 
+/* a directory as Kimi-K2's: ranks, and what is about them */
+
+static void
+test_ranks(void **unused)
+{
+    int        i, n;
+    char       ranks[4096], path[128];
+    uint8_t    byte, prints[2][32], model[32] = { 1 };
+    moe_err_t  err;
+    moe_ids_t  ids = { 0 };
+
+    for (i = 0, n = 0; i < 256; i++) {
+        byte = (uint8_t) i;
+        n += EVP_EncodeBlock((uint8_t *) ranks + n, &byte, 1);
+        n += sprintf(ranks + n, " %d\n", i);
+    }
+
+    copy("config.json");
+    write_file("tiktoken.model", ranks);
+    write_file("tokenizer_config.json",
+               "{\"auto_map\": {\"AutoTokenizer\": "
+               "[\"tokenization_kimi.TikTokenTokenizer\", null]}, "
+               "\"added_tokens_decoder\": {\"258\": {\"content\": "
+               "\"[EOS]\", \"special\": true}}, \"eos_token\": \"[EOS]\", "
+               "\"chat_template\": \"{{ eos_token }}\"}");
+
+    assert_int_equal(load(NULL, 0, &err), 0);
+    assert_renders("[EOS]");
+    assert_int_equal(moe_tokenizer_eos(text.tokenizer), 258);
+    assert_int_equal(moe_tokenizer_encode(text.tokenizer, "a[EOS]", 6, NULL,
+                                          MOE_TOK_SPECIAL, &ids, &err), 0);
+    assert_int_equal(ids.n, 2);
+    assert_int_equal(ids.ids[0], 'a');
+    assert_int_equal(ids.ids[1], 258);
+    moe_ids_free(&ids);
+    moe_text_fingerprint(&text, model, prints[0]);
+    moe_text_free(&text);
+
+    sprintf(ranks + n, "YWE= 256\n");
+    write_file("tiktoken.model", ranks);
+    assert_int_equal(load(NULL, 0, &err), 0);
+    moe_text_fingerprint(&text, model, prints[1]);
+    moe_text_free(&text);
+    assert_memory_not_equal(prints[0], prints[1], 32);
+
+    /* who looks for the vocabulary is told of the name that most have */
+
+    snprintf(path, sizeof(path), "%s/tiktoken.model", dir);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(load(NULL, 0, &err), -1);
+    assert_non_null(strstr(err.text, "tokenizer.json: No such file"));
+}
+
+
 static void
 assert_fails(const char *template, const char *part)
 {
@@ -292,6 +347,7 @@ main(void)
         cmocka_unit_test(test_model),
         cmocka_unit_test_setup_teardown(test_templates, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fingerprint, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_ranks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
     };
 

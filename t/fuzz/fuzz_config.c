@@ -60,6 +60,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(c.top_k <= c.topk_group * (c.n_experts / c.n_group));
     check(c.n_heads % c.n_kv_heads == 0);
     check(c.rope.dim >= 2 && c.rope.dim % 2 == 0);
+    check(c.rope.dim <= c.head_dim);
     check(c.head_dim <= 2 * MOE_MAX_HEAD_DIM && c.v_head_dim >= 1);
     check(isfinite(c.attn_scale) && c.attn_scale > 0);
     check(isfinite(c.rope.attn_factor) && isfinite(c.rope.theta));
