@@ -2,7 +2,8 @@
 
 enum {
     QUERIES = 64,               /* (row, head) pairs of a task */
-    QUERY_TILE = 4
+    QUERY_TILE = 4,
+    FEW_QUERIES = 16            /* wait for memory more than they compute */
 };
 
 
@@ -170,7 +171,10 @@ attn_values(query_t *q, moe_wtype_e type, int n, int nv, const page_t *pg,
     size = type_size(type);
     data = pg->values + col * size;
 
+    /* unrolled all through, or the sums would lie in memory */
+    UNROLL
     for (i = 0; i < n; i++) {
+        UNROLL
         for (v = 0; v < nv; v++) {
             acc[i][v] = vf_load(q[i].acc + col + v * VL) * was[i];
         }
@@ -193,7 +197,9 @@ attn_values(query_t *q, moe_wtype_e type, int n, int nv, const page_t *pg,
         }
     }
 
+    UNROLL
     for (i = 0; i < n; i++) {
+        UNROLL
         for (v = 0; v < nv; v++) {
             vf_store(q[i].acc + col + v * VL, acc[i][v]);
         }
@@ -280,6 +286,25 @@ attn_find_page(const attn_ctx_t *c, const moe_span_t *span, uint32_t head,
     pg->ld_v = kv->v_dim;
     pg->keys = base + head * MOE_KV_PAGE * k_row;
     pg->values = base + (kv->heads * k_row + head * v_row) * MOE_KV_PAGE;
+}
+
+
+/* calls for what a task will read of a page, which no processor foresees */
+static void
+attn_prefetch(const page_t *pg, const moe_kv_t *kv)
+{
+    size_t  at, keys, values;
+
+    keys = MOE_KV_PAGE * moe_kv_row(kv->type, kv->k_dim);
+    values = kv->latent ? 0 : MOE_KV_PAGE * moe_kv_row(kv->type, kv->v_dim);
+
+    for (at = 0; at < keys; at += 64) {
+        __builtin_prefetch(pg->keys + at, 0, 2);
+    }
+
+    for (at = 0; at < values; at += 64) {
+        __builtin_prefetch(pg->values + at, 0, 2);
+    }
 }
 
 
@@ -377,7 +402,7 @@ attn_task(void *ctx, uint32_t task, uint32_t thread)
 {
     int                n, i, same;
     float             *scratch;
-    page_t             pg;
+    page_t             pg, next;
     query_t            q[QUERIES];
     uint32_t           t, d, head, group, first, heads, valid, pages;
     attn_ctx_t        *c = ctx;
@@ -397,6 +422,11 @@ attn_task(void *ctx, uint32_t task, uint32_t thread)
 
     for (t = 0; t < pages; t++) {
         attn_find_page(c, span, head, t, &pg);
+
+        if (n <= FEW_QUERIES && t + 1 < pages) {
+            attn_find_page(c, span, head, t + 1, &next);
+            attn_prefetch(&next, &c->a->kv);
+        }
 
         if (pg.type == MOE_W_I8_KV) {
             attn_widen(&pg, scratch + QUERIES * pad16(c->a->kv.v_dim));
@@ -457,7 +487,7 @@ op_attention(const moe_kctx_t *k, const moe_attention_t *a)
     /* with few rows, heads are what can be divided */
     while (threads > 1 && c.block > QUERY_TILE
            && a->nspans * a->kv.heads * ((group + c.block - 1) / c.block)
-              < 2 * threads)
+              < threads)
     {
         c.block = (c.block + 1) / 2;
     }

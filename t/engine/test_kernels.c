@@ -192,8 +192,9 @@ test_matmul(void **state)
                     1 + below(64));
     }
 
-    for (i = 1; i <= 64; i++) {
-        matmul_once((moe_wtype_e) (i % 4), 13, 160, i);
+    /* every type at every number of rows */
+    for (i = 4; i < 65 * 4; i++) {
+        matmul_once((moe_wtype_e) (i % 4), 13, 144, i / 4);
     }
 
     /* enough work for the pool */
@@ -317,6 +318,10 @@ test_matmul_t(void **state)
     for (i = 0; i < 60; i++) {
         matmul_t_once((moe_wtype_e) (i % 4), 1 + below(150), 1 + below(300),
                       1 + below(20));
+    }
+
+    for (i = 4; i < 65 * 4; i++) {
+        matmul_t_once((moe_wtype_e) (i % 4), 21, 40, i / 4);
     }
 }
 
