@@ -5,9 +5,8 @@
  * for vpmaddwd, of each four the first and third in one register, the second
  * and fourth in another.
  *
- * One or two rows read a strip once from front to end.  Some rows go by half
- * strips, so that their sums fit the registers.  Many rows of int8 share
- * groups that are widened once, a few at a time, in the first-level cache.
+ * One or two rows read a strip once from front to end and widen; more go by
+ * half strips, so that their sums fit the registers, and move signs.
  */
 
 #define VL  8
@@ -18,22 +17,8 @@
 enum {
     FEW = 2,                    /* rows that read a strip once */
     ROWS = 4,                   /* of a tile, 16 columns at a time */
-    WIDE_ROWS = 3,              /* of a tile, 32 columns at a time */
-    MANY = 12,                  /* rows that are worth widening for */
-    CHUNK = 4,                  /* groups that are widened at a time */
     AHEAD = 1024                /* bytes to prefetch, for few rows */
 };
-
-
-/* some groups of int8, widened for many rows */
-typedef struct {
-    /* a group: 16 times two inputs of 32 outputs */
-    _Alignas(64) uint8_t  w[CHUNK][2048];
-    _Alignas(64) float    scales[CHUNK][MOE_STRIP];
-
-    /* 16 words of two inputs a group */
-    _Alignas(64) int32_t  x[MOE_STRIP_ROWS][CHUNK][16];
-} chunk_t;
 
 
 INLINE __m256i
@@ -364,145 +349,6 @@ half(const moe_strip_t *s, moe_wtype_e type, int rt, uint32_t r, int right)
 }
 
 
-/* n groups of the strip from group g on; what comes after them is called
- * for meanwhile */
-INLINE void
-chunk_weights(chunk_t *c, const moe_strip_t *s, uint32_t g, uint32_t n)
-{
-    int             h;
-    size_t          line;
-    __m256i         even, odd;
-    uint32_t        i, k;
-    const uint8_t  *w;
-
-    w = s->w + g * MOE_I8_BLOCK;
-
-    for (line = 0; line < n * MOE_I8_BLOCK; line += 64) {
-        _mm_prefetch((const char *) w + n * MOE_I8_BLOCK + line, _MM_HINT_T0);
-    }
-
-    for (i = 0; i < n; i++, w += MOE_I8_BLOCK) {
-        for (k = 0; k < 32; k++) {
-            widen_weights(load(w + k * 32), &even, &odd);
-            _mm256_store_si256((__m256i *) (c->w[i] + k * 64), even);
-            _mm256_store_si256((__m256i *) (c->w[i] + k * 64 + 32), odd);
-        }
-
-        for (h = 0; h < 4; h++) {
-            _mm256_store_ps(c->scales[i] + h * 8,
-                _mm256_cvtph_ps(_mm_loadu_si128((const void *)
-                    (w + MOE_I8_BLOCK - 64 + h * 16))));
-        }
-    }
-}
-
-
-/* inputs of groups g .. g + n */
-INLINE void
-chunk_inputs(chunk_t *c, const moe_strip_t *s, uint32_t g, uint32_t n)
-{
-    size_t    ldx;
-    __m256i   even, odd;
-    uint32_t  r, i;
-
-    ldx = moe_packed_row(s->groups);
-
-    for (r = 0; r < s->nrows; r++) {
-        for (i = 0; i < n; i++) {
-            widen_inputs(load(s->x + r * ldx + (g + i) * 32), &even, &odd);
-            _mm256_store_si256((__m256i *) c->x[r][i], even);
-            _mm256_store_si256((__m256i *) (c->x[r][i] + 8), odd);
-        }
-    }
-}
-
-
-/* rt rows from r on against n groups, which begin at g; w is used where it
- * lies in memory, for sums take the registers */
-INLINE void
-wide(const chunk_t *c, const moe_strip_t *s, int rt, uint32_t r, uint32_t g,
-    uint32_t n)
-{
-    int             i, k, h;
-    float          *out;
-    size_t          ldx;
-    __m256          d;
-    __m256i         q[WIDE_ROWS][4], v;
-    uint32_t        j;
-    const float    *scales;
-    const int32_t  *sums;
-    const uint8_t  *x;
-
-    ldx = moe_packed_row(s->groups);
-    x = s->x + r * ldx;
-    scales = moe_row_scales(x, s->groups) + g;
-    sums = moe_row_sums(x, s->groups, MOE_W_I8_G32) + g;
-    out = s->out + r * MOE_STRIP;
-
-    for (j = 0; j < n; j++) {
-
-        UNROLL
-        for (i = 0; i < rt; i++) {
-            UNROLL
-            for (h = 0; h < 4; h++) {
-                q[i][h] = word(sums + i * ldx / 4 + j);
-            }
-        }
-
-        UNROLL
-        for (k = 0; k < 16; k++) {
-            UNROLL
-            for (i = 0; i < rt; i++) {
-                v = word(&c->x[r + i][j][k % 2 * 8 + k / 2]);
-
-                UNROLL
-                for (h = 0; h < 4; h++) {
-                    q[i][h] = dot_add(q[i][h], v,
-                        *(const __m256i *) (c->w[j] + k / 2 * 256
-                                            + k % 2 * 32 + h * 64));
-                }
-            }
-        }
-
-        UNROLL
-        for (i = 0; i < rt; i++) {
-            d = _mm256_set1_ps(scales[i * ldx / 4 + j]);
-
-            UNROLL
-            for (h = 0; h < 4; h++) {
-                scaled_add(out + i * MOE_STRIP + h * 8, q[i][h],
-                           _mm256_load_ps(c->scales[j] + h * 8), d);
-            }
-        }
-    }
-}
-
-
-static void
-many_i8(const moe_strip_t *s)
-{
-    chunk_t   c;
-    uint32_t  g, n, r, rt;
-
-    for (g = 0; g < s->groups; g += n) {
-        n = s->groups - g < CHUNK ? s->groups - g : CHUNK;
-
-        chunk_weights(&c, s, g, n);
-        chunk_inputs(&c, s, g, n);
-
-        for (r = 0; r < s->nrows; r += rt) {
-            rt = tile_of(s->nrows - r, WIDE_ROWS);
-
-            if (rt == 3) {
-                wide(&c, s, 3, r, g, n);
-            } else {
-                wide(&c, s, 2, r, g, n);
-            }
-        }
-    }
-}
-
-
 INLINE void
 strip(const moe_strip_t *s, moe_wtype_e type)
 {
@@ -518,11 +364,6 @@ strip(const moe_strip_t *s, moe_wtype_e type)
 
     if (s->nrows == 2) {
         few(s, type, 2);
-        return;
-    }
-
-    if (type == MOE_W_I8_G32 && s->nrows >= MANY) {
-        many_i8(s);
         return;
     }
 
