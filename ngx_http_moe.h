@@ -597,6 +597,12 @@ ngx_int_t ngx_http_moe_health_handler(ngx_http_request_t *r);
 
 /* status, variables, engine */
 
+/* on the survey's engines, to out */
+ngx_int_t ngx_http_moe_experts_json(ngx_http_moe_survey_t *s,
+    ngx_http_moe_out_t *out);
+ngx_int_t ngx_http_moe_experts_heat(ngx_http_moe_survey_t *s,
+    ngx_http_moe_out_t *out);
+
 char *ngx_http_moe_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 ngx_int_t ngx_http_moe_add_variables(ngx_conf_t *cf);
 char *ngx_http_moe_engine_block(ngx_conf_t *cf, ngx_command_t *cmd,

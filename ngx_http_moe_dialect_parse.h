@@ -48,6 +48,9 @@ ngx_int_t ngx_http_moe_refuse(ngx_http_moe_parse_t *ps, ngx_uint_t status,
 ngx_int_t ngx_http_moe_wrong_type(ngx_http_moe_parse_t *ps,
     const char *param, const char *expected);
 
+/* whether value is this string, and no longer one with a zero in it */
+ngx_uint_t ngx_http_moe_json_is(json_t *value, const char *text);
+
 ngx_int_t ngx_http_moe_field_messages(ngx_http_moe_parse_t *ps,
     ngx_http_moe_field_t *f, json_t *value);
 ngx_int_t ngx_http_moe_field_prompt(ngx_http_moe_parse_t *ps,

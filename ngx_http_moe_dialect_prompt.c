@@ -14,6 +14,19 @@
 #include "ngx_http_moe_dialect_parse.h"
 
 
+ngx_uint_t
+ngx_http_moe_json_is(json_t *value, const char *text)
+{
+    size_t  len;
+
+    len = ngx_strlen(text);
+
+    return json_is_string(value)
+           && json_string_length(value) == len
+           && ngx_memcmp(json_string_value(value), text, len) == 0;
+}
+
+
 /* passed on as it is, as text */
 
 static ngx_int_t
@@ -66,7 +79,7 @@ ngx_http_moe_content_part(ngx_http_moe_parse_t *ps, size_t i, size_t j,
                                    "'%s' has no 'type'.", param);
     }
 
-    if (ngx_strcmp(name, "text") != 0) {
+    if (!ngx_http_moe_json_is(type, "text")) {
         return ngx_http_moe_refuse(ps, 400, param, "unsupported_content",
                                    "'%s' is of type '%s'; this server takes "
                                    "text only.", param, name);
@@ -87,9 +100,8 @@ ngx_http_moe_message(ngx_http_moe_parse_t *ps, size_t i, json_t *message)
 {
     char         param[64];
     size_t       j;
-    json_t      *content, *part;
+    json_t      *content, *part, *role;
     ngx_int_t    rc;
-    const char  *role;
 
     (void) snprintf(param, sizeof(param), "messages[%zu]", i);
 
@@ -97,22 +109,22 @@ ngx_http_moe_message(ngx_http_moe_parse_t *ps, size_t i, json_t *message)
         return ngx_http_moe_wrong_type(ps, param, "an object");
     }
 
-    role = json_string_value(json_object_get(message, "role"));
+    role = json_object_get(message, "role");
 
     (void) snprintf(param, sizeof(param), "messages[%zu].role", i);
 
-    if (role == NULL) {
+    if (!json_is_string(role)) {
         return ngx_http_moe_refuse(ps, 400, param,
                                    "missing_required_parameter",
                                    "Missing required parameter: '%s'.",
                                    param);
     }
 
-    if (ngx_strcmp(role, "system") != 0
-        && ngx_strcmp(role, "developer") != 0
-        && ngx_strcmp(role, "user") != 0
-        && ngx_strcmp(role, "assistant") != 0
-        && ngx_strcmp(role, "tool") != 0)
+    if (!ngx_http_moe_json_is(role, "system")
+        && !ngx_http_moe_json_is(role, "developer")
+        && !ngx_http_moe_json_is(role, "user")
+        && !ngx_http_moe_json_is(role, "assistant")
+        && !ngx_http_moe_json_is(role, "tool"))
     {
         return ngx_http_moe_refuse(ps, 400, param, "invalid_value",
                                    "Invalid value for '%s': expected one of "
@@ -126,7 +138,7 @@ ngx_http_moe_message(ngx_http_moe_parse_t *ps, size_t i, json_t *message)
 
     if (content == NULL || json_is_null(content)) {
 
-        if (ngx_strcmp(role, "assistant") == 0) {
+        if (ngx_http_moe_json_is(role, "assistant")) {
             return NGX_OK;
         }
 

@@ -819,18 +819,14 @@ static ngx_int_t
 ngx_http_moe_field_choice(ngx_http_moe_parse_t *ps, ngx_http_moe_field_t *f,
     json_t *value)
 {
-    const char  *name;
-
-    name = json_string_value(value);
-
-    if (name == NULL && !json_is_object(value)) {
+    if (!json_is_string(value) && !json_is_object(value)) {
         return ngx_http_moe_wrong_type(ps, f->name, "a string or an object");
     }
 
     /* without tools there is nothing that "auto" could choose */
 
-    if (name && (ngx_strcmp(name, "none") == 0
-                 || ngx_strcmp(name, "auto") == 0))
+    if (ngx_http_moe_json_is(value, "none")
+        || ngx_http_moe_json_is(value, "auto"))
     {
         return NGX_OK;
     }
@@ -843,20 +839,20 @@ static ngx_int_t
 ngx_http_moe_field_format(ngx_http_moe_parse_t *ps, ngx_http_moe_field_t *f,
     json_t *value)
 {
-    const char  *type;
+    json_t  *type;
 
     if (!json_is_object(value)) {
         return ngx_http_moe_wrong_type(ps, f->name, "an object");
     }
 
-    type = json_string_value(json_object_get(value, "type"));
+    type = json_object_get(value, "type");
 
-    if (type == NULL) {
+    if (!json_is_string(type)) {
         return ngx_http_moe_wrong_type(ps, "response_format.type",
                                        "a string");
     }
 
-    if (ngx_strcmp(type, "text") == 0) {
+    if (ngx_http_moe_json_is(type, "text")) {
         return NGX_OK;
     }
 
@@ -868,18 +864,15 @@ static ngx_int_t
 ngx_http_moe_field_modalities(ngx_http_moe_parse_t *ps,
     ngx_http_moe_field_t *f, json_t *value)
 {
-    size_t       i;
-    json_t      *item;
-    const char  *name;
+    size_t   i;
+    json_t  *item;
 
     if (!json_is_array(value)) {
         return ngx_http_moe_wrong_type(ps, f->name, "an array of strings");
     }
 
     json_array_foreach(value, i, item) {
-        name = json_string_value(item);
-
-        if (name == NULL || ngx_strcmp(name, "text") != 0) {
+        if (!ngx_http_moe_json_is(item, "text")) {
             return ngx_http_moe_not_yet(ps, f->name);
         }
     }

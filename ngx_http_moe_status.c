@@ -6,7 +6,7 @@
 
 /*
  * moe_status: this nginx's counters and every engine's statistics page, as
- * JSON or as Prometheus text.
+ * JSON or as Prometheus text; where experts are, in ngx_http_moe_experts.c.
  */
 
 
@@ -15,6 +15,8 @@
 
 #define NGX_HTTP_MOE_STATUS_JSON        1
 #define NGX_HTTP_MOE_STATUS_PROMETHEUS  2
+#define NGX_HTTP_MOE_STATUS_EXPERTS     3
+#define NGX_HTTP_MOE_STATUS_HEAT        4
 
 
 typedef struct {
@@ -29,6 +31,7 @@ static ngx_int_t ngx_http_moe_status_handler(ngx_http_request_t *r);
 static ngx_int_t ngx_http_moe_status_reply(ngx_http_request_t *r,
     ngx_http_moe_survey_t *s);
 static ngx_uint_t ngx_http_moe_status_format(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_moe_status_named(ngx_str_t *name);
 static ngx_int_t ngx_http_moe_status_json(ngx_http_moe_survey_t *s,
     ngx_http_moe_out_t *out);
 static ngx_int_t ngx_http_moe_json_engine(ngx_http_moe_asked_t *a,
@@ -226,17 +229,18 @@ ngx_http_moe_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     value = cf->args->elts;
 
-    if (cf->args->nelts == 1 || ngx_strcmp(value[1].data, "json") == 0) {
-        mlcf->status_format = NGX_HTTP_MOE_STATUS_JSON;
+    mlcf->status_format = NGX_HTTP_MOE_STATUS_JSON;
 
-    } else if (ngx_strcmp(value[1].data, "prometheus") == 0) {
-        mlcf->status_format = NGX_HTTP_MOE_STATUS_PROMETHEUS;
+    if (cf->args->nelts == 2) {
+        mlcf->status_format = ngx_http_moe_status_named(&value[1]);
 
-    } else {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid format \"%V\", it must be \"json\" or "
-                           "\"prometheus\"", &value[1]);
-        return NGX_CONF_ERROR;
+        if (mlcf->status_format == 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid format \"%V\", it must be \"json\", "
+                               "\"prometheus\", \"experts\" or \"heat\"",
+                               &value[1]);
+            return NGX_CONF_ERROR;
+        }
     }
 
     mmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_moe_module);
@@ -300,11 +304,24 @@ ngx_http_moe_status_reply(ngx_http_request_t *r, ngx_http_moe_survey_t *s)
 
     ngx_memzero(&out, sizeof(ngx_http_moe_out_t));
 
-    if (ngx_http_moe_status_format(r) == NGX_HTTP_MOE_STATUS_PROMETHEUS) {
+    switch (ngx_http_moe_status_format(r)) {
+
+    case NGX_HTTP_MOE_STATUS_PROMETHEUS:
         type = "text/plain; version=0.0.4; charset=utf-8";
         rc = ngx_http_moe_status_prometheus(s, &out);
+        break;
 
-    } else {
+    case NGX_HTTP_MOE_STATUS_EXPERTS:
+        type = "application/json";
+        rc = ngx_http_moe_experts_json(s, &out);
+        break;
+
+    case NGX_HTTP_MOE_STATUS_HEAT:
+        type = "text/html; charset=utf-8";
+        rc = ngx_http_moe_experts_heat(s, &out);
+        break;
+
+    default:
         type = "application/json";
         rc = ngx_http_moe_status_json(s, &out);
     }
@@ -324,6 +341,7 @@ static ngx_uint_t
 ngx_http_moe_status_format(ngx_http_request_t *r)
 {
     ngx_str_t                 value;
+    ngx_uint_t                format;
     ngx_http_moe_loc_conf_t  *mlcf;
 
     mlcf = ngx_http_get_module_loc_conf(r, ngx_http_moe_module);
@@ -332,13 +350,35 @@ ngx_http_moe_status_format(ngx_http_request_t *r)
         return mlcf->status_format;
     }
 
-    if (value.len == 10
-        && ngx_strncmp(value.data, "prometheus", 10) == 0)
-    {
-        return NGX_HTTP_MOE_STATUS_PROMETHEUS;
+    format = ngx_http_moe_status_named(&value);
+
+    return format ? format : NGX_HTTP_MOE_STATUS_JSON;
+}
+
+
+/* 0: there is no such format */
+
+static ngx_uint_t
+ngx_http_moe_status_named(ngx_str_t *name)
+{
+    ngx_uint_t  i;
+
+    static ngx_str_t  names[] = {
+        ngx_string("json"),
+        ngx_string("prometheus"),
+        ngx_string("experts"),
+        ngx_string("heat")
+    };
+
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (name->len == names[i].len
+            && ngx_strncmp(name->data, names[i].data, name->len) == 0)
+        {
+            return i + 1;
+        }
     }
 
-    return NGX_HTTP_MOE_STATUS_JSON;
+    return 0;
 }
 
 

@@ -22,6 +22,8 @@
 #define MOE_HALF_STARVED_AT  256
 #define MOE_HALF_SEQ_AT      4096
 #define MOE_HALF_STATS_AT    4104
+#define MOE_HALF_EXPERTS_SEQ_AT  8192
+#define MOE_HALF_EXPERTS_AT      8200
 
 #define MOE_KICK             'k'
 #define MOE_DRAIN_MAX        64
@@ -37,7 +39,10 @@
 
 _Static_assert(sizeof(moe_frame_t) == 16, "frame header");
 _Static_assert(sizeof(moe_stats_t) % 8 == 0, "statistics in words");
-_Static_assert(MOE_HALF_STATS_AT + sizeof(moe_stats_t) <= MOE_RING_OFFSET,
+_Static_assert(sizeof(moe_experts_t) % 8 == 0, "experts in words");
+_Static_assert(MOE_HALF_STATS_AT + sizeof(moe_stats_t)
+               <= MOE_HALF_EXPERTS_SEQ_AT, "statistics below the experts");
+_Static_assert(MOE_HALF_EXPERTS_AT + sizeof(moe_experts_t) <= MOE_RING_OFFSET,
                "statistics page");
 _Static_assert(sizeof(moe_hello_t) <= 8192, "hello in one datagram");
 
@@ -757,64 +762,112 @@ moe_lane_drain(moe_lane_t *l)
 /* statistics */
 
 
-void
-moe_lane_stats_write(moe_lane_t *l, const moe_stats_t *s)
+static void
+moe_page_write(moe_lane_t *l, size_t seq_at, size_t at, const void *data,
+    size_t size)
 {
     size_t             i;
     uint32_t           seq;
-    uint64_t           words[sizeof(moe_stats_t) / 8];
+    uint64_t           word;
+    const char        *from;
     _Atomic uint64_t  *page;
 
-    memcpy(words, s, sizeof(words));
+    from = data;
+    page = (_Atomic uint64_t *) (void *) (l->own + at);
+    seq = atomic_load_explicit(moe_own_word(l, seq_at), memory_order_relaxed);
 
-    page = (_Atomic uint64_t *) (void *) (l->own + MOE_HALF_STATS_AT);
-    seq = atomic_load_explicit(moe_own_word(l, MOE_HALF_SEQ_AT),
-                               memory_order_relaxed);
-
-    atomic_store_explicit(moe_own_word(l, MOE_HALF_SEQ_AT), seq | 1,
+    atomic_store_explicit(moe_own_word(l, seq_at), seq | 1,
                           memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
 
-    for (i = 0; i < sizeof(words) / 8; i++) {
-        atomic_store_explicit(&page[i], words[i], memory_order_relaxed);
+    for (i = 0; i < size / 8; i++) {
+        memcpy(&word, from + i * 8, 8);
+        atomic_store_explicit(&page[i], word, memory_order_relaxed);
     }
 
-    atomic_store_explicit(moe_own_word(l, MOE_HALF_SEQ_AT), (seq | 1) + 1,
+    atomic_store_explicit(moe_own_word(l, seq_at), (seq | 1) + 1,
                           memory_order_release);
+}
+
+
+static int
+moe_page_read(const moe_lane_t *l, size_t seq_at, size_t at, void *data,
+    size_t size)
+{
+    int                      try;
+    char                    *to;
+    size_t                   i;
+    uint32_t                 seq;
+    uint64_t                 word;
+    const _Atomic uint64_t  *page;
+
+    to = data;
+    page = (const _Atomic uint64_t *) (const void *) (l->peer + at);
+
+    for (try = 0; try < MOE_STATS_TRIES; try++) {
+
+        seq = moe_peer_word(l, seq_at, memory_order_acquire);
+
+        if (seq & 1) {
+            continue;
+        }
+
+        for (i = 0; i < size / 8; i++) {
+            word = atomic_load_explicit(&page[i], memory_order_relaxed);
+            memcpy(to + i * 8, &word, 8);
+        }
+
+        atomic_thread_fence(memory_order_acquire);
+
+        if (moe_peer_word(l, seq_at, memory_order_relaxed) == seq) {
+            return MOE_JOBQ_OK;
+        }
+    }
+
+    return MOE_JOBQ_AGAIN;
+}
+
+
+void
+moe_lane_stats_write(moe_lane_t *l, const moe_stats_t *s)
+{
+    moe_page_write(l, MOE_HALF_SEQ_AT, MOE_HALF_STATS_AT, s, sizeof(*s));
 }
 
 
 int
 moe_lane_stats_read(const moe_lane_t *l, moe_stats_t *s)
 {
-    int                      try;
-    size_t                   i;
-    uint32_t                 seq;
-    uint64_t                 words[sizeof(moe_stats_t) / 8];
-    const _Atomic uint64_t  *page;
+    return moe_page_read(l, MOE_HALF_SEQ_AT, MOE_HALF_STATS_AT, s,
+                         sizeof(*s));
+}
 
-    page = (const _Atomic uint64_t *) (const void *)
-           (l->peer + MOE_HALF_STATS_AT);
 
-    for (try = 0; try < MOE_STATS_TRIES; try++) {
+void
+moe_lane_experts_write(moe_lane_t *l, const moe_experts_t *e)
+{
+    moe_page_write(l, MOE_HALF_EXPERTS_SEQ_AT, MOE_HALF_EXPERTS_AT, e,
+                   sizeof(*e));
+}
 
-        seq = moe_peer_word(l, MOE_HALF_SEQ_AT, memory_order_acquire);
 
-        if (seq & 1) {
-            continue;
-        }
+int
+moe_lane_experts_read(const moe_lane_t *l, moe_experts_t *e)
+{
+    int  rc;
 
-        for (i = 0; i < sizeof(words) / 8; i++) {
-            words[i] = atomic_load_explicit(&page[i], memory_order_relaxed);
-        }
+    rc = moe_page_read(l, MOE_HALF_EXPERTS_SEQ_AT, MOE_HALF_EXPERTS_AT, e,
+                       sizeof(*e));
 
-        atomic_thread_fence(memory_order_acquire);
+    /* whatever it says lies within its cells */
 
-        if (moe_peer_word(l, MOE_HALF_SEQ_AT, memory_order_relaxed) == seq) {
-            memcpy(s, words, sizeof(words));
-            return MOE_JOBQ_OK;
-        }
+    if (rc == MOE_JOBQ_OK
+        && (e->experts > MOE_EXPERTS_CELLS || e->ranks > MOE_EXPERTS_CELLS
+            || (uint64_t) e->layers * (e->experts + e->ranks)
+               > MOE_EXPERTS_CELLS))
+    {
+        e->layers = 0;
     }
 
-    return MOE_JOBQ_AGAIN;
+    return rc;
 }

@@ -31,6 +31,8 @@
  *     256   u32 starved     1: kick me when you have taken something
  *    4096   u32 seq         statistics page: seqlock, odd while written
  *    4104   u64 [..]        moe_stats_t (the engine's half only)
+ *    8192   u32 seq         experts page, likewise
+ *    8200   u64 [..]        moe_experts_t (the engine's half only)
  *   65536   ring            ring_size bytes; frames wrap around its end
  *
  * A frame is a moe_frame_t and its payload; its size, a multiple of eight,
@@ -216,6 +218,24 @@ typedef struct {
     moe_histogram_t    itl;
 } moe_stats_t;
 
+/*
+ * Where the rows of spread experts go, at the last look: for each of layers
+ * (which has experts) first the load of each expert, then that of each rank, in
+ * thousandths of the mean, at most 65535.  A model of more layers than there is
+ * room for shows the first ones.
+ */
+
+#define MOE_EXPERTS_CELLS    28640
+
+typedef struct {
+    uint32_t           layers;              /* 0: nothing is known */
+    uint32_t           experts;             /* of a layer */
+    uint32_t           ranks;
+    uint32_t           version;             /* of the placement */
+    uint64_t           rows;                /* that the look has counted */
+    uint16_t           cells[MOE_EXPERTS_CELLS];
+} moe_experts_t;
+
 extern const uint64_t  moe_stats_bounds_us[MOE_STATS_BUCKETS - 1];
 
 void moe_histogram_add(moe_histogram_t *h, uint64_t us);
@@ -319,6 +339,10 @@ int moe_lane_drain(moe_lane_t *l);
  * OK, or AGAIN when no stable copy was seen in a bounded number of tries. */
 void moe_lane_stats_write(moe_lane_t *l, const moe_stats_t *s);
 int moe_lane_stats_read(const moe_lane_t *l, moe_stats_t *s);
+
+/* Experts page, likewise; what is read fits its cells. */
+void moe_lane_experts_write(moe_lane_t *l, const moe_experts_t *e);
+int moe_lane_experts_read(const moe_lane_t *l, moe_experts_t *e);
 
 
 /*

@@ -384,7 +384,7 @@ location / { moe_pass engine; }
 location /status { moe_status xml; }
 --- must_die
 --- error_log
-invalid format "xml", it must be "json" or "prometheus" in
+invalid format "xml", it must be "json", "prometheus", "experts" or "heat" in
 
 
 

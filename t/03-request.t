@@ -225,6 +225,8 @@ error.code = "model_not_found"
 400 messages[0].role missing_required_parameter {"messages":[{"role":5,"content":"Hi"}]}
 400 messages[0].role invalid_value {"messages":[{"role":"robot","content":"Hi"}]}
 400 messages[0].role invalid_value {"messages":[{"role":"User","content":"Hi"}]}
+400 messages[0].role invalid_value {"messages":[{"role":"user\u0000x","content":"Hi"}]}
+400 messages[0].content[0] unsupported_content {"messages":[{"role":"user","content":[{"type":"text\u0000x","text":"a"}]}]}
 400 messages[1].content missing_required_parameter {"messages":[{"role":"system","content":"a"},{"role":"user"}]}
 400 messages[0].content missing_required_parameter {"messages":[{"role":"user","content":null}]}
 400 messages[0].content invalid_type {"messages":[{"role":"user","content":5}]}

@@ -259,3 +259,25 @@ GET /status
 --- json
 engines # 0
 fresh: nginx.requests = 0
+
+
+
+=== TEST 12: experts of an engine that has none spread
+--- config
+location / { moe_pass engine; }
+location = /status { moe_status; }
+location = /experts { moe_status experts; }
+location = /heat { moe_status heat; }
+--- request eval
+["GET /experts", "GET /heat", "GET /status?format=experts",
+ "GET /status?format=heat"]
+--- response_headers eval
+["Content-Type: application/json", "Content-Type: text/html; charset=utf-8",
+ "Content-Type: application/json", "Content-Type: text/html; charset=utf-8"]
+--- response_body_like eval
+[qr/^\{"engines":\[\{"engine":"unix:[^"]+","up":true\}\]\}$/,
+ qr/<h1>unix:[^<]+<\/h1>\n<p>Its experts are not spread/,
+ qr/^\{"engines":\[\{"engine":"unix:[^"]+","up":true\}\]\}$/,
+ qr/<\/html>\n\z/]
+--- error_code eval
+[200, 200, 200, 200]

@@ -340,6 +340,7 @@ end(moe_balance_t *b, moe_err_t *err)
         return 0;
     }
 
+    b->figures.looks++;
     b->figures.before = b->before / b->nlayers;
     b->figures.after = b->after / b->nlayers;
 

@@ -26,6 +26,7 @@ typedef struct {
     double    before;       /* loads of the last look as they were placed */
     double    after;        /* as they would be; as they are, if it was put */
     uint64_t  rows;         /* that chose experts since the look before */
+    uint64_t  looks;        /* that have ended */
 } moe_balance_figures_t;
 
 

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ep/board.h"
 #include "front/front.h"
 #include "model/model.h"
 
@@ -41,6 +42,11 @@ moe_experts_start(moe_front_t *f, moe_err_t *err)
         replicas = shape.n_experts / 8;
     }
 
+    f->experts = calloc(1, sizeof(moe_experts_t));
+    if (f->experts == NULL) {
+        return moe_err(err, "no memory for the experts' page");
+    }
+
     f->balance = moe_balance_create(f->shm, replicas,
                                     f->options->rebalance_s * MOE_SECOND,
                                     err);
@@ -55,8 +61,97 @@ moe_experts_stop(moe_front_t *f)
     moe_balance_free(f->balance);
     f->balance = NULL;
 
+    free(f->experts);
+    f->experts = NULL;
+
     moe_shm_free(f->shm);
     f->shm = NULL;
+}
+
+
+static uint16_t
+moe_experts_cell(double load)
+{
+    load = load * 1000 + 0.5;
+
+    return load < UINT16_MAX ? (uint16_t) load : UINT16_MAX;
+}
+
+
+/* layers with experts, in order, as many as the page has room for */
+
+static void
+moe_experts_page(moe_front_t *f, const moe_balance_figures_t *b)
+{
+    double                       *load, sum;
+    uint32_t                      l, e, n;
+    moe_experts_t                *x;
+    const moe_exchange_shape_t   *shape;
+
+    x = f->experts;
+    shape = moe_board_shape(f->shm, &n);
+    load = malloc((shape->n_experts + n) * sizeof(double));
+
+    if (load == NULL) {
+        return;
+    }
+
+    x->layers = 0;
+    x->experts = shape->n_experts;
+    x->ranks = n;
+    x->version = b->version;
+    x->rows = b->rows;
+    n += shape->n_experts;
+
+    for (l = 0; l < shape->n_layers && (x->layers + 1) * n
+                                       <= MOE_EXPERTS_CELLS; l++)
+    {
+        moe_balance_loads(f->balance, l, load);
+        moe_balance_ranks(f->balance, l, load + shape->n_experts);
+        sum = 0;
+
+        for (e = 0; e < shape->n_experts; e++) {
+            sum += load[e];
+            load[e] *= shape->n_experts;
+        }
+
+        if (sum == 0) {
+            continue;
+        }
+
+        for (e = 0; e < n; e++) {
+            x->cells[x->layers * n + e] = moe_experts_cell(load[e]);
+        }
+
+        x->layers++;
+    }
+
+    free(load);
+}
+
+
+void
+moe_experts_first(moe_front_t *f, moe_lane_t *lane)
+{
+    if (f->looks) {
+        moe_lane_experts_write(lane, f->experts);
+    }
+}
+
+
+static void
+moe_experts_show(moe_front_t *f, const moe_balance_figures_t *b)
+{
+    uint32_t  i;
+
+    f->looks = b->looks;
+    moe_experts_page(f, b);
+
+    for (i = 0; i < f->nworkers; i++) {
+        if (f->workers[i]->state == MOE_WORKER_OPEN) {
+            moe_lane_experts_write(&f->workers[i]->lane, f->experts);
+        }
+    }
 }
 
 
@@ -77,6 +172,10 @@ moe_experts_tick(moe_front_t *f)
     f->stats.placements = b.version;
     f->stats.skew_before = (uint64_t) (b.before * 1000 + 0.5);
     f->stats.skew = (uint64_t) (b.after * 1000 + 0.5);
+
+    if (b.looks != f->looks) {
+        moe_experts_show(f, &b);
+    }
 
     if (rc < 0) {
         moe_log(MOE_LOG_WARN, "experts stay where they are: %s", err.text);

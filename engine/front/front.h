@@ -325,6 +325,8 @@ struct moe_front_s {
     moe_shm_t           *shm;                /* of spread experts, or NULL */
     uint32_t             members;            /* of its epoch */
     moe_balance_t       *balance;            /* NULL: they stay in place */
+    moe_experts_t       *experts;            /* of its last look */
+    uint64_t             looks;
     uint32_t             probe_turn;
 
     moe_task_t          *tasks;              /* all, newest first */
@@ -368,6 +370,9 @@ void moe_ranks_tick(moe_front_t *f);
 int moe_experts_start(moe_front_t *f, moe_err_t *err);
 void moe_experts_stop(moe_front_t *f);
 void moe_experts_tick(moe_front_t *f);
+
+/* what is known of them, for a lane that has just been opened */
+void moe_experts_first(moe_front_t *f, moe_lane_t *lane);
 
 
 /* workers.c */

@@ -62,6 +62,7 @@ moe_front_stats_first(moe_front_t *f, moe_lane_t *lane)
 {
     moe_front_sum(f);
     moe_lane_stats_write(lane, &f->stats);
+    moe_experts_first(f, lane);
 }
 
 

@@ -445,6 +445,66 @@ test_stats(void **state)
 }
 
 
+static void
+test_experts(void **unused)
+{
+    int             i;
+    pair_t          p;
+    moe_experts_t  *e, *got;
+
+    static const uint32_t  wrong[][3] = {
+        { 3000, 8, 2 }, { 1, MOE_EXPERTS_CELLS, 1 },
+        { 1, 1, MOE_EXPERTS_CELLS }, { UINT32_MAX, UINT32_MAX, UINT32_MAX },
+        { 2, UINT32_MAX, 1 }
+    };
+
+    e = calloc(1, sizeof(*e));
+    got = malloc(sizeof(*got));
+    assert_non_null(e);
+    assert_non_null(got);
+
+    pair_open(&p, RING);
+
+    /* nothing yet */
+    assert_int_equal(moe_lane_experts_read(&p.sub, got), MOE_JOBQ_OK);
+    assert_int_equal(got->layers, 0);
+
+    e->layers = 58;
+    e->experts = 256;
+    e->ranks = 16;
+    e->version = 7;
+    e->rows = 123456;
+
+    for (i = 0; i < MOE_EXPERTS_CELLS; i++) {
+        e->cells[i] = (uint16_t) rnd(65536);
+    }
+
+    moe_lane_experts_write(&p.eng, e);
+    assert_int_equal(moe_lane_experts_read(&p.sub, got), MOE_JOBQ_OK);
+    assert_memory_equal(e, got, sizeof(*e));
+
+    /* no reader goes beyond the cells, whatever an engine writes */
+
+    for (i = 0; i < (int) (sizeof(wrong) / sizeof(wrong[0])); i++) {
+        e->layers = wrong[i][0];
+        e->experts = wrong[i][1];
+        e->ranks = wrong[i][2];
+        moe_lane_experts_write(&p.eng, e);
+        assert_int_equal(moe_lane_experts_read(&p.sub, got), MOE_JOBQ_OK);
+        assert_int_equal(got->layers, 0);
+    }
+
+    /* the statistics are another page */
+
+    *(uint32_t *) (void *) (p.eng.own + 8192) |= 1;
+    assert_int_equal(moe_lane_experts_read(&p.sub, got), MOE_JOBQ_AGAIN);
+
+    pair_close(&p);
+    free(e);
+    free(got);
+}
+
+
 /* records */
 
 
@@ -993,6 +1053,7 @@ main(void)
         cmocka_unit_test(test_other_version),
         cmocka_unit_test(test_unsealed_memory),
         cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_experts),
         cmocka_unit_test(test_job_round_trip),
         cmocka_unit_test(test_job_hostile),
         cmocka_unit_test(test_events_round_trip),
