@@ -12,7 +12,8 @@ use Live;
 
 my $e = Engine->start('--max-running', 48);
 my $s = Live->new(workers => 2, listen => 'reuseport', server => <<"EOC");
-    location / { moe_pass unix:$e->{sock}; moe_first_token_timeout 300s; }
+    location / { moe_pass unix:$e->{sock}; moe_first_token_timeout 300s;
+                 moe_queue_timeout 300s; }
     location = /status { moe_status; }
 EOC
 
