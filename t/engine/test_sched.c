@@ -615,6 +615,61 @@ test_prefix(void **state)
 }
 
 
+/* cached pages are found by their keys until memory is needed: then the one
+ * longest unused goes first */
+static void
+test_lru(void **state)
+{
+    uint32_t         i, page[4], ids[MOE_PAGE_SIZE];
+    uint8_t          roles[MOE_PAGE_SIZE], fingerprint[32];
+    moe_err_t        err;
+    moe_pages_t     *p;
+    moe_page_key_t   root, other, key[4];
+
+    memset(ids, 0, sizeof(ids));
+    memset(roles, 0, sizeof(roles));
+    memset(fingerprint, 0, sizeof(fingerprint));
+    moe_page_key_root(&root, fingerprint, "a", 1);
+    moe_page_key_root(&other, fingerprint, "b", 1);
+    assert_memory_not_equal(&root, &other, sizeof(root));
+
+    p = moe_pages_create(4, &err);
+    assert_non_null(p);
+
+    for (i = 0; i < 4; i++) {
+        ids[0] = i;
+        moe_page_key(&key[i], &root, ids, roles);
+        page[i] = moe_pages_alloc(p);
+        moe_pages_publish(p, page[i], &key[i]);
+    }
+
+    assert_int_equal(moe_pages_alloc(p), MOE_PAGE_NONE);
+
+    /* 2, 0, 1, 3 go unused; then 0 is used again for a while */
+    moe_pages_release(p, page[2]);
+    moe_pages_release(p, page[0]);
+    moe_pages_release(p, page[1]);
+    moe_pages_release(p, page[3]);
+    assert_int_equal(moe_pages_cached(p), 4);
+    assert_int_equal(moe_pages_find(p, &key[0]), page[0]);
+    moe_pages_release(p, page[0]);
+
+    assert_int_equal(moe_pages_alloc(p), page[2]);
+    assert_int_equal(moe_pages_find(p, &key[2]), MOE_PAGE_NONE);
+    assert_int_equal(moe_pages_alloc(p), page[1]);
+    assert_int_equal(moe_pages_alloc(p), page[3]);
+    assert_int_equal(moe_pages_find(p, &key[0]), page[0]);
+    assert_int_equal(moe_pages_alloc(p), MOE_PAGE_NONE);
+
+    /* the same ids under another salt are another page */
+    ids[0] = 0;
+    moe_page_key(&key[1], &other, ids, roles);
+    assert_int_equal(moe_pages_find(p, &key[1]), MOE_PAGE_NONE);
+
+    moe_pages_destroy(p);
+}
+
+
 static void
 test_preempt_order(void **state)
 {
@@ -809,6 +864,7 @@ main(void)
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_prefill_rows),
         cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_lru),
         cmocka_unit_test(test_preempt_order),
         cmocka_unit_test(test_priorities),
         cmocka_unit_test(test_refusals)
