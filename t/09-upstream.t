@@ -590,3 +590,33 @@ fresh: nginx.retries = 1
 nginx.active = 0"]
 --- wait: 0.3
 --- ignore_alerts
+
+
+
+=== TEST 38: moe_next_upstream_timeout: too late for the next one
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_B_SOCK; }
+--- config
+location / { moe_pass two; moe_next_upstream_timeout 100ms; }
+access_log logs/access.log moe;
+--- completion
+{"prompt":"start=400 status=503"}
+--- error_code: 503
+--- wait: 0.1
+--- access_log eval
+[qr/us=503 ua/]
+
+
+
+=== TEST 39: and in time
+--- http_config
+upstream two { server unix:$TEST_NGINX_A_SOCK; server unix:$TEST_NGINX_B_SOCK; }
+--- config
+location / { moe_pass two; moe_next_upstream_timeout 60s; }
+access_log logs/access.log moe;
+--- completion
+{"prompt":"start=50 status=503"}
+--- error_code: 503
+--- wait: 0.1
+--- access_log eval
+[qr/us=503, 503 ua/]
