@@ -84,7 +84,17 @@ typedef struct {
 } moe_matmul_t;
 
 
-/* out[r] = down(silu(gate x[r]) * (up x[r])), all three packed */
+/*
+ * Of gate and up, with g = min(gate, limit) and u = clamp(up, +-limit):
+ * g * sigmoid(alpha * g) * (u + 1).
+ */
+typedef struct {
+    float  alpha;
+    float  limit;
+} moe_clamped_t;
+
+/* out[r] = down(silu(gate x[r]) * (up x[r])), all three packed; biases are
+ * added to what each of the three gives */
 typedef struct {
     moe_matrix_t  gate;         /* [f][k] */
     moe_matrix_t  up;           /* [f][k] */
@@ -92,6 +102,10 @@ typedef struct {
     const float  *x;            /* [nrows][k] */
     float        *out;          /* [nrows][n] */
     uint32_t      nrows;        /* may be 0 */
+    const float  *gate_bias;    /* [f] or NULL */
+    const float  *up_bias;
+    const float  *down_bias;    /* [n] or NULL */
+    const moe_clamped_t *clamped;   /* in place of silu; or NULL */
 
     /* the kernel's own */
     const uint8_t *q;           /* x quantized */
@@ -153,6 +167,9 @@ typedef struct {
     size_t             ldq;
     size_t             ldo;
     const uint32_t    *pos;         /* [nrows]; keys 0 .. pos are seen */
+    uint32_t           window;      /* ... the last so many; 0: all */
+    const float       *sinks;       /* [n_heads]: the score of one more key,
+                                     * whose value is zero; or NULL */
     const moe_span_t  *spans;
     uint32_t           nspans;
 } moe_attention_t;
@@ -175,7 +192,8 @@ typedef struct {
 
 typedef enum {
     MOE_ROUTE_SOFTMAX,          /* over all experts */
-    MOE_ROUTE_SIGMOID
+    MOE_ROUTE_SIGMOID,
+    MOE_ROUTE_CHOSEN            /* logits choose; softmax over the chosen */
 } moe_route_score_e;
 
 typedef enum {
@@ -196,7 +214,8 @@ typedef struct {
     uint32_t            top_k;
     uint32_t            n_group;
     uint32_t            topk_group;
-    const float        *bias;       /* [n_experts] or NULL */
+    const float        *bias;       /* [n_experts] or NULL, always NULL where
+                                     * CHOSEN */
     int                 norm;       /* divide by (sum + eps) */
     float               eps;
     float               scale;      /* then multiply */
@@ -275,6 +294,10 @@ typedef struct {
     /* gate[r][i] = silu(gate[r][i]) * up[r][i]; contiguous, n elements */
     void (*silu_mul)(const moe_kctx_t *c, float *gate, const float *up,
                      size_t n);
+
+    /* the same with moe_clamped_t's in place of silu */
+    void (*clamped_mul)(const moe_kctx_t *c, const moe_clamped_t *p,
+                        float *gate, const float *up, size_t n);
 
     void (*combine)(const moe_kctx_t *c, const moe_combine_t *op);
 

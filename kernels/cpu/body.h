@@ -26,6 +26,7 @@ const moe_kernels_t  MOE_SET = {
     .attention_scratch = op_attention_scratch,
     .route = op_route,
     .silu_mul = op_silu_mul,
+    .clamped_mul = op_clamped_mul,
     .combine = op_combine,
     .add = op_add,
     .probe_int8 = op_probe_int8,

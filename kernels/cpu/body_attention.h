@@ -12,6 +12,7 @@ typedef struct {
     const float  *q;
     float        *out;
     float        *acc;          /* [v_dim to a multiple of 16] */
+    uint32_t      first;        /* the first key that is seen */
     uint32_t      keys;         /* pos + 1 */
     float         max;
     float         sum;
@@ -123,10 +124,10 @@ lanes_max(const float *s)
 }
 
 
-/* scores become probabilities relative to the running maximum; returns what
- * earlier sums are to be multiplied by */
+/* scores of keys from .. valid - 1 become probabilities relative to the
+ * running maximum; returns what earlier sums are to be multiplied by */
 INLINE float
-attn_softmax(query_t *q, float scale, uint32_t valid, float *s)
+attn_softmax(query_t *q, float scale, uint32_t from, uint32_t valid, float *s)
 {
     int       v;
     float     max, was;
@@ -134,6 +135,10 @@ attn_softmax(query_t *q, float scale, uint32_t valid, float *s)
 
     for (v = 0; v < MOE_LANES; v += VL) {
         vf_store(s + v, vf_load(s + v) * scale);
+    }
+
+    for (j = 0; j < from; j++) {
+        s[j] = -__builtin_inff();
     }
 
     for (j = valid; j < MOE_LANES; j++) {
@@ -160,7 +165,8 @@ attn_softmax(query_t *q, float scale, uint32_t valid, float *s)
 /* acc = acc * was + sum over keys, ascending, of p * value */
 INLINE void
 attn_values(query_t *q, moe_wtype_e type, int n, int nv, const page_t *pg,
-    uint32_t valid, const float *was, float s[][MOE_LANES], uint32_t col)
+    uint32_t from, uint32_t valid, const float *was, float s[][MOE_LANES],
+    uint32_t col)
 {
     int             i, v;
     vf              acc[QUERY_TILE][2], w;
@@ -169,7 +175,7 @@ attn_values(query_t *q, moe_wtype_e type, int n, int nv, const page_t *pg,
     const uint8_t  *data;
 
     size = type_size(type);
-    data = pg->values + col * size;
+    data = pg->values + (from * pg->ld_v + col) * size;
 
     /* unrolled all through, or the sums would lie in memory */
     UNROLL
@@ -182,7 +188,7 @@ attn_values(query_t *q, moe_wtype_e type, int n, int nv, const page_t *pg,
 
     part = pg->v_dim - (col + (nv - 1) * VL);
 
-    for (j = 0; j < valid; j++, data += pg->ld_v * size) {
+    for (j = from; j < valid; j++, data += pg->ld_v * size) {
 
         UNROLL
         for (v = 0; v < nv; v++) {
@@ -209,23 +215,23 @@ attn_values(query_t *q, moe_wtype_e type, int n, int nv, const page_t *pg,
 
 INLINE void
 attn_values_all(query_t *q, moe_wtype_e type, int n, const page_t *pg,
-    uint32_t valid, const float *was, float s[][MOE_LANES])
+    uint32_t from, uint32_t valid, const float *was, float s[][MOE_LANES])
 {
     uint32_t  col;
 
     for (col = 0; col + VL < pg->v_dim; col += 2 * VL) {
-        attn_values(q, type, n, 2, pg, valid, was, s, col);
+        attn_values(q, type, n, 2, pg, from, valid, was, s, col);
     }
 
     if (col < pg->v_dim) {
-        attn_values(q, type, n, 1, pg, valid, was, s, col);
+        attn_values(q, type, n, 1, pg, from, valid, was, s, col);
     }
 }
 
 
-/* n queries that see the same number of keys of this page */
+/* n queries that see the same keys, from .. valid - 1, of this page */
 static void
-attn_page(query_t *q, int n, const page_t *pg, uint32_t valid)
+attn_page(query_t *q, int n, const page_t *pg, uint32_t from, uint32_t valid)
 {
     int    i, rt;
     float  was[QUERY_TILE];
@@ -237,21 +243,23 @@ attn_page(query_t *q, int n, const page_t *pg, uint32_t valid)
         rt = n < QUERY_TILE ? 1 : QUERY_TILE;
 
         for (i = 0; i < rt; i++) {
-            was[i] = attn_softmax(&q[i], pg->scale, valid, s[i]);
+            was[i] = attn_softmax(&q[i], pg->scale, from, valid, s[i]);
         }
 
         if (pg->type == MOE_W_F32) {
             if (rt == 1) {
-                attn_values_all(q, MOE_W_F32, 1, pg, valid, was, s);
+                attn_values_all(q, MOE_W_F32, 1, pg, from, valid, was, s);
             } else {
-                attn_values_all(q, MOE_W_F32, QUERY_TILE, pg, valid, was, s);
+                attn_values_all(q, MOE_W_F32, QUERY_TILE, pg, from, valid,
+                                was, s);
             }
 
         } else if (rt == 1) {
-            attn_values_all(q, MOE_W_BF16, 1, pg, valid, was, s);
+            attn_values_all(q, MOE_W_BF16, 1, pg, from, valid, was, s);
 
         } else {
-            attn_values_all(q, MOE_W_BF16, QUERY_TILE, pg, valid, was, s);
+            attn_values_all(q, MOE_W_BF16, QUERY_TILE, pg, from, valid, was,
+                            s);
         }
     }
 }
@@ -362,6 +370,18 @@ attn_widen(page_t *pg, float *to)
 }
 
 
+/* the first key that a row sees */
+static uint32_t
+attn_first(const moe_attention_t *a, uint32_t row)
+{
+    uint32_t  keys;
+
+    keys = a->pos[row] + 1;
+
+    return a->window != 0 && keys > a->window ? keys - a->window : 0;
+}
+
+
 /* the queries of rows of a span times some heads of one KV head, in order of
  * row; returns their number */
 static int
@@ -385,8 +405,11 @@ attn_begin(const attn_ctx_t *c, const moe_span_t *span, uint32_t first_head,
             q[n].out = a->out + row * a->ldo + (size_t) h * a->kv.v_dim;
             q[n].acc = acc + n * pad;
             q[n].keys = a->pos[row] + 1;
-            q[n].max = -__builtin_inff();
-            q[n].sum = 0;
+            q[n].first = attn_first(a, row);
+
+            /* a sink is the first of all keys, and its value is zero */
+            q[n].max = a->sinks ? a->sinks[h] : -__builtin_inff();
+            q[n].sum = a->sinks ? 1 : 0;
 
             memset(q[n].acc, 0, pad * sizeof(float));
             n++;
@@ -397,6 +420,25 @@ attn_begin(const attn_ctx_t *c, const moe_span_t *span, uint32_t first_head,
 }
 
 
+/* what a query sees of page t: keys *from .. *valid - 1; 0: nothing */
+static int
+attn_sees(const query_t *q, uint32_t t, uint32_t *from, uint32_t *valid)
+{
+    uint32_t  at;
+
+    at = t * MOE_KV_PAGE;
+
+    if (q->keys <= at || q->first >= at + MOE_KV_PAGE) {
+        return 0;
+    }
+
+    *from = q->first > at ? q->first - at : 0;
+    *valid = q->keys - at < MOE_KV_PAGE ? q->keys - at : MOE_KV_PAGE;
+
+    return 1;
+}
+
+
 static void
 attn_task(void *ctx, uint32_t task, uint32_t thread)
 {
@@ -404,7 +446,8 @@ attn_task(void *ctx, uint32_t task, uint32_t thread)
     float             *scratch;
     page_t             pg, next;
     query_t            q[QUERIES];
-    uint32_t           t, d, head, group, first, heads, valid, pages;
+    uint32_t           t, d, head, group, first, heads, pages;
+    uint32_t           from, valid, next_from, next_valid;
     attn_ctx_t        *c = ctx;
     const moe_span_t  *span;
 
@@ -420,7 +463,9 @@ attn_task(void *ctx, uint32_t task, uint32_t thread)
 
     pages = (q[n - 1].keys + MOE_KV_PAGE - 1) / MOE_KV_PAGE;
 
-    for (t = 0; t < pages; t++) {
+    t = attn_first(c->a, span->first) / MOE_KV_PAGE;
+
+    for ( /* void */ ; t < pages; t++) {
         attn_find_page(c, span, head, t, &pg);
 
         if (n <= FEW_QUERIES && t + 1 < pages) {
@@ -435,21 +480,18 @@ attn_task(void *ctx, uint32_t task, uint32_t thread)
         for (i = 0; i < n; i += same) {
             same = 1;
 
-            if (q[i].keys <= t * MOE_KV_PAGE) {
+            if (!attn_sees(&q[i], t, &from, &valid)) {
                 continue;
             }
 
-            valid = q[i].keys - t * MOE_KV_PAGE;
-            valid = valid < MOE_KV_PAGE ? valid : MOE_KV_PAGE;
-
             while (i + same < n
-                   && (valid == MOE_KV_PAGE
-                       || q[i + same].keys == q[i].keys))
+                   && attn_sees(&q[i + same], t, &next_from, &next_valid)
+                   && next_from == from && next_valid == valid)
             {
                 same++;
             }
 
-            attn_page(&q[i], same, &pg, valid);
+            attn_page(&q[i], same, &pg, from, valid);
         }
     }
 
@@ -465,7 +507,7 @@ static void
 op_attention(const moe_kctx_t *k, const moe_attention_t *a)
 {
     double             work;
-    uint32_t           i, tasks, most, group, threads;
+    uint32_t           i, tasks, most, group, threads, keys;
     attn_ctx_t         c = { k, a, 0, 0 };
     const moe_span_t  *span;
 
@@ -474,7 +516,9 @@ op_attention(const moe_kctx_t *k, const moe_attention_t *a)
     for (i = 0; i < a->nspans; i++) {
         span = &a->spans[i];
         most = span->nrows > most ? span->nrows : most;
-        work += (double) span->nrows * (a->pos[span->first] + 1);
+        keys = a->pos[span->first] + 1;
+        keys = a->window && a->window < keys ? a->window : keys;
+        work += (double) span->nrows * keys;
     }
 
     work *= (double) a->n_heads * (a->kv.k_dim + a->kv.v_dim);

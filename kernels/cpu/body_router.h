@@ -11,6 +11,24 @@ typedef struct {
 } route_ctx_t;
 
 
+/* x[n] become e^(x - max) */
+INLINE void
+route_exp(float *x, uint32_t n, float max)
+{
+    vf        v;
+    float     buf[VL];
+    size_t    part;
+    uint32_t  i;
+
+    for (i = 0; i < n; i += VL) {
+        part = n - i < VL ? n - i : VL;
+        v = load_part_as_f32(MOE_W_F32, (const uint8_t *) (x + i), part);
+        vf_store(buf, vf_exp(v - max));
+        memcpy(x + i, buf, part * 4);
+    }
+}
+
+
 /* logits become scores in place */
 static void
 route_scores(const moe_route_t *p, float *x)
@@ -130,7 +148,9 @@ route_row(const void *op, uint32_t row)
     e = c->experts + (size_t) row * p->top_k;
     w = c->weights + (size_t) row * p->top_k;
 
-    route_scores(p, x);
+    if (p->score != MOE_ROUTE_CHOSEN) {
+        route_scores(p, x);
+    }
 
     for (i = 0; i < p->n_experts; i++) {
         choice[i] = p->bias ? x[i] + p->bias[i] : x[i];
@@ -142,9 +162,16 @@ route_row(const void *op, uint32_t row)
 
     best_of(choice, p->n_experts, p->top_k, e);
 
-    sum = 0;
     for (i = 0; i < p->top_k; i++) {
         w[i] = x[e[i]];
+    }
+
+    if (p->score == MOE_ROUTE_CHOSEN) {
+        route_exp(w, p->top_k, w[0]);
+    }
+
+    sum = 0;
+    for (i = 0; i < p->top_k; i++) {
         sum = sum + w[i];
     }
 

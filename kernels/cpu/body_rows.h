@@ -230,9 +230,10 @@ op_clamp(const moe_kctx_t *c, float *x, size_t ldx, uint32_t nrows,
 
 
 typedef struct {
-    float        *gate;
-    const float  *up;
-    size_t        n;
+    float                *gate;
+    const float          *up;
+    size_t                n;
+    const moe_clamped_t  *clamped;      /* or NULL: silu */
 } silu_t;
 
 
@@ -260,7 +261,10 @@ silu_run(const void *op, uint32_t run)
             u = load_part_as_f32(MOE_W_F32, (uint8_t *) (p->up + i), n);
         }
 
-        g = g / (vf_exp(-g) + 1.0f) * u;
+        g = p->clamped == NULL
+            ? g / (vf_exp(-g) + 1.0f) * u
+            : vf_clamped_mul(g, u, p->clamped->alpha, p->clamped->limit);
+
         memcpy(p->gate + i, &g, n * 4);
     }
 }
@@ -269,7 +273,18 @@ silu_run(const void *op, uint32_t run)
 static void
 op_silu_mul(const moe_kctx_t *c, float *gate, const float *up, size_t n)
 {
-    silu_t  p = { gate, up, n };
+    silu_t  p = { gate, up, n, NULL };
+
+    rows_run(c, (uint32_t) ((n + SILU_RUN - 1) / SILU_RUN), SILU_RUN,
+             silu_run, &p);
+}
+
+
+static void
+op_clamped_mul(const moe_kctx_t *c, const moe_clamped_t *clamped, float *gate,
+    const float *up, size_t n)
+{
+    silu_t  p = { gate, up, n, clamped };
 
     rows_run(c, (uint32_t) ((n + SILU_RUN - 1) / SILU_RUN), SILU_RUN,
              silu_run, &p);

@@ -181,6 +181,20 @@ moe_packed_columns(const moe_packed_ops_t *ops, const moe_matmul_t *p,
 }
 
 
+/* to rows of 32 columns, of which n are there */
+static void
+add_bias(float *x, uint32_t nrows, const float *bias, uint32_t n)
+{
+    uint32_t  i, c;
+
+    for (i = 0; bias != NULL && i < nrows; i++) {
+        for (c = 0; c < n; c++) {
+            x[i * MOE_STRIP + c] = x[i * MOE_STRIP + c] + bias[c];
+        }
+    }
+}
+
+
 /* strips of gate and up, silu and product, quantized for down */
 static void
 glu_in(const moe_packed_ops_t *ops, const moe_glu_t *p, uint32_t begin,
@@ -189,25 +203,30 @@ glu_in(const moe_packed_ops_t *ops, const moe_glu_t *p, uint32_t begin,
     float     gate[MOE_STRIP_ROWS * MOE_STRIP];
     float     up[MOE_STRIP_ROWS * MOE_STRIP];
     size_t    x_size, h_size;
-    uint32_t  i, s, row, rows, groups;
+    uint32_t  i, s, col, n, row, rows, groups;
 
     groups = moe_groups(p->gate.n);
     x_size = moe_quant_row(p->gate.k);
     h_size = moe_packed_row(groups);
 
     for (s = begin; s < end; s++) {
+        col = s * MOE_STRIP;
+        n = p->gate.n - col < MOE_STRIP ? p->gate.n - col : MOE_STRIP;
+
         for (row = 0; row < p->nrows; row += rows) {
             rows = p->nrows - row < MOE_STRIP_ROWS ? p->nrows - row
                                                    : MOE_STRIP_ROWS;
 
-            strip_run(ops, &p->gate, s * MOE_STRIP, p->q + row * x_size,
-                      rows, gate);
-            strip_run(ops, &p->up, s * MOE_STRIP, p->q + row * x_size, rows,
-                      up);
+            strip_run(ops, &p->gate, col, p->q + row * x_size, rows, gate);
+            strip_run(ops, &p->up, col, p->q + row * x_size, rows, up);
+
+            add_bias(gate, rows, p->gate_bias ? p->gate_bias + col : NULL, n);
+            add_bias(up, rows, p->up_bias ? p->up_bias + col : NULL, n);
 
             for (i = 0; i < rows; i++) {
-                ops->glu(gate + i * MOE_STRIP, up + i * MOE_STRIP,
-                         p->h + (row + i) * h_size, groups, s);
+                ops->glu(p->clamped, gate + i * MOE_STRIP,
+                         up + i * MOE_STRIP, p->h + (row + i) * h_size,
+                         groups, s);
             }
         }
     }
@@ -220,6 +239,7 @@ glu_out(const moe_packed_ops_t *ops, const moe_glu_t *p, uint32_t begin,
 {
     moe_matmul_t  m = {
         .w = p->down,
+        .bias = p->down_bias,
         .out = p->out,
         .ldo = p->down.n,
         .nrows = p->nrows,

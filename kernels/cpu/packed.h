@@ -64,9 +64,10 @@ typedef struct {
     uint64_t (*probe_int8)(uint64_t rounds);
     uint64_t (*probe_read)(const void *p, size_t n);
 
-    /* silu(gate[i]) * up[i], 32 of them, into group g */
-    void (*glu)(const float *gate, const float *up, uint8_t *row,
-                uint32_t groups, uint32_t g);
+    /* silu(gate[i]) * up[i], or what clamped says, 32 of them, into
+     * group g */
+    void (*glu)(const moe_clamped_t *clamped, const float *gate,
+                const float *up, uint8_t *row, uint32_t groups, uint32_t g);
 } moe_packed_ops_t;
 
 

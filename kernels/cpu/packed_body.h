@@ -108,10 +108,10 @@ op_quantize(const float *x, uint32_t n, uint8_t *row, uint32_t groups,
 }
 
 
-/* as silu_mul of body_rows.h */
+/* as silu_mul and clamped_mul of body_rows.h */
 static void
-op_glu(const float *gate, const float *up, uint8_t *row, uint32_t groups,
-    uint32_t g)
+op_glu(const moe_clamped_t *clamped, const float *gate, const float *up,
+    uint8_t *row, uint32_t groups, uint32_t g)
 {
     vf     x, u;
     int    i;
@@ -120,7 +120,11 @@ op_glu(const float *gate, const float *up, uint8_t *row, uint32_t groups,
     for (i = 0; i < MOE_GROUP; i += VL) {
         x = vf_load(gate + i);
         u = vf_load(up + i);
-        vf_store(h + i, x / (vf_exp(-x) + 1.0f) * u);
+
+        vf_store(h + i, clamped == NULL
+                        ? x / (vf_exp(-x) + 1.0f) * u
+                        : vf_clamped_mul(x, u, clamped->alpha,
+                                         clamped->limit));
     }
 
     group_quantize(h, row, groups, g);

@@ -332,6 +332,23 @@ vf_exp(vf x)
 }
 
 
+/* see moe_clamped_t; what is no number stays none */
+INLINE vf
+vf_clamped_mul(vf g, vf u, float alpha, float limit)
+{
+    vf  top, low;
+
+    top = vf_set(limit);
+    low = vf_set(-limit);
+
+    g = vf_select(g > top, top, g);
+    u = vf_select(u > top, top, u);
+    u = vf_select(u < low, low, u);
+
+    return (u + 1.0f) * (g / (vf_exp(g * -alpha) + 1.0f));
+}
+
+
 INLINE float
 f32_exp(float x)
 {

@@ -117,31 +117,37 @@ fill_pages(paged_t *p, const moe_kernels_t *set, uint32_t len)
 
 
 static void
-attention_row(const paged_t *p, const float *q, uint32_t n_heads,
-    float scale, uint32_t pos, const float *out)
+attention_row(const paged_t *p, const moe_attention_t *a, uint32_t pos,
+    const float *out)
 {
-    double    s[512], max, sum, want, size;
-    size_t    h, kh, j, d, nk, nv;
+    double        s[512], max, sum, want, size, scale;
+    size_t        h, kh, j, d, nk, nv, n_heads, from;
+    const float  *q;
 
+    q = a->q;
+    n_heads = a->n_heads;
+    scale = (double) a->scale;
+    from = a->window && pos >= a->window ? pos + 1 - a->window : 0;
     nk = (size_t) p->kv.heads * p->kv.k_dim;
     nv = (size_t) p->kv.heads * p->kv.v_dim;
 
     for (h = 0; h < n_heads; h++) {
         kh = h / (n_heads / p->kv.heads);
-        max = -1e30;
-        sum = 0;
+        max = a->sinks ? (double) a->sinks[h] : -1e30;
 
-        for (j = 0; j <= pos; j++) {
+        for (j = from; j <= pos; j++) {
             s[j] = 0;
             for (d = 0; d < p->kv.k_dim; d++) {
                 s[j] += (double) q[h * p->kv.k_dim + d]
                         * (double) p->k[j * nk + kh * p->kv.k_dim + d];
             }
-            s[j] *= (double) scale;
+            s[j] *= scale;
             max = s[j] > max ? s[j] : max;
         }
 
-        for (j = 0; j <= pos; j++) {
+        sum = a->sinks ? exp((double) a->sinks[h] - max) : 0;
+
+        for (j = from; j <= pos; j++) {
             s[j] = exp(s[j] - max);
             sum += s[j];
         }
@@ -149,7 +155,7 @@ attention_row(const paged_t *p, const float *q, uint32_t n_heads,
         for (d = 0; d < p->kv.v_dim; d++) {
             want = 0;
             size = 0;
-            for (j = 0; j <= pos; j++) {
+            for (j = from; j <= pos; j++) {
                 want += s[j] / sum
                         * (double) p->v[j * nv + kh * p->kv.v_dim + d];
                 size += s[j] / sum;
@@ -165,9 +171,9 @@ static void
 attention_once(moe_wtype_e type, int latent)
 {
     int               s;
-    float            *q, *out, *first, *one;
+    float            *q, *out, *first, *one, sinks[36];
     paged_t           p;
-    uint32_t          i, len, heads, nrows, n, pos[512];
+    uint32_t          i, len, heads, nrows, n, pos[512], window, sunk;
     moe_span_t        spans[64];
     moe_attention_t   a;
 
@@ -192,6 +198,13 @@ attention_once(moe_wtype_e type, int latent)
         pos[i] = len - nrows + i;
     }
 
+    window = below(2) ? 1 + below(40) : 0;
+    sunk = below(2);
+
+    for (i = 0; i < heads; i++) {
+        sinks[i] = random_float() * 6;
+    }
+
     for (s = 0; s < nsets; s++) {
         n = 0;
         for (i = 0; i < nrows; i += spans[n++].nrows) {
@@ -206,7 +219,7 @@ attention_once(moe_wtype_e type, int latent)
             .kv = p.kv, .n_heads = heads, .scale = 0.4f, .q = q,
             .out = s ? out : first, .ldq = (size_t) heads * p.kv.k_dim + 3,
             .ldo = (size_t) heads * p.kv.v_dim, .pos = pos, .spans = spans,
-            .nspans = n
+            .nspans = n, .window = window, .sinks = sunk ? sinks : NULL
         };
         sets[s]->attention(s % 2 ? &ctx1 : &ctx3, &a);
         if (s) {
@@ -224,7 +237,7 @@ attention_once(moe_wtype_e type, int latent)
         a.nspans = 1;
         sets[0]->attention(&ctx1, &a);
         assert_same(first + i * a.ldo, one, a.ldo, "attention of one row");
-        attention_row(&p, q + i * a.ldq, heads, 0.4f, pos[i], one);
+        attention_row(&p, &a, pos[i], one);
     }
 
     free(p.mem);
@@ -246,7 +259,7 @@ test_attention(void **state)
         MOE_W_F32, MOE_W_BF16, MOE_W_I8_KV
     };
 
-    for (i = 0; i < 90; i++) {
+    for (i = 0; i < 120; i++) {
         attention_once(types[i % 3], i / 3 % 2);
     }
 }

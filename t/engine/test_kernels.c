@@ -515,7 +515,7 @@ route_check(const moe_route_t *r, const float *logits, const uint32_t *e,
     }
 
     for (i = 0; i < r->n_experts; i++) {
-        score[i] /= r->score == MOE_ROUTE_SIGMOID ? 1 : sum;
+        score[i] /= r->score != MOE_ROUTE_SOFTMAX ? 1 : sum;
         choice[i] = score[i] + (r->bias ? (double) r->bias[i] : 0);
     }
 
@@ -578,7 +578,8 @@ route_check(const moe_route_t *r, const float *logits, const uint32_t *e,
 
     for (i = 0; i < r->top_k; i++) {
         best = score[e[i]];
-        best = r->norm ? best / (sum + (double) r->eps) : best;
+        best = r->norm || r->score == MOE_ROUTE_CHOSEN
+               ? best / (sum + (double) r->eps) : best;
         assert_near((double) w[i], best * (double) r->scale, 2, "route");
     }
 }
@@ -603,6 +604,13 @@ test_route(void **state)
         r.norm = (int) below(2);
         r.eps = 1e-20f;
         r.scale = 2.5f;
+
+        if (t % 5 == 0) {
+            r.score = MOE_ROUTE_CHOSEN;
+            r.group = MOE_ROUTE_PLAIN;
+            r.norm = 1;
+        }
+
         n = r.group == MOE_ROUTE_PLAIN ? r.n_experts
             : r.n_experts / r.n_group * r.topk_group;
         r.top_k = 1 + below(n < 8 ? n : 8);
@@ -610,7 +618,7 @@ test_route(void **state)
         for (i = 0; i < 64; i++) {
             bias[i] = random_float() * 0.1f;
         }
-        r.bias = below(2) ? bias : NULL;
+        r.bias = r.score != MOE_ROUTE_CHOSEN && below(2) ? bias : NULL;
 
         for (i = 0; i < 6 * 64; i++) {
             logits[i] = random_float() * 3;
@@ -670,12 +678,13 @@ test_route_ties(void **state)
 }
 
 
+/* gate and up as silu_mul and clamped_mul take them, against doubles */
 static void
-test_silu_mul(void **state)
+glu_once(const moe_clamped_t *clamped)
 {
     int      s;
     float   *gate, *up, *got, *first;
-    double   g;
+    double   g, u, x, limit, near;
     size_t   i, n;
 
     for (n = 1; n < 5000; n = n * 3 + 1) {
@@ -686,11 +695,18 @@ test_silu_mul(void **state)
 
         for (i = 0; i < n; i++) {
             gate[i] *= i % 7 ? 8 : 200;
+            up[i] *= i % 5 ? 1 : 30;
         }
 
         for (s = 0; s < nsets; s++) {
             memcpy(s ? got : first, gate, n * sizeof(float));
-            sets[s]->silu_mul(&ctx3, s ? got : first, up, n);
+
+            if (clamped == NULL) {
+                sets[s]->silu_mul(&ctx3, s ? got : first, up, n);
+            } else {
+                sets[s]->clamped_mul(&ctx3, clamped, s ? got : first, up, n);
+            }
+
             if (s) {
                 assert_same(first, got, n, "silu_mul");
             }
@@ -698,8 +714,27 @@ test_silu_mul(void **state)
 
         for (i = 0; i < n; i++) {
             g = (double) gate[i];
-            g = g / (1 + exp(-g)) * (double) up[i];
-            if (!(fabs((double) first[i] - g) <= 1e-6 * fabs(g) + 1e-30)) {
+            u = (double) up[i];
+            near = 1e-30;
+
+            if (clamped == NULL) {
+                g = g / (1 + exp(-g)) * u;
+
+            } else {
+                limit = (double) clamped->limit;
+                g = fmin(g, limit);
+                u = fmax(fmin(u, limit), -limit);
+
+                /* alpha * g is rounded before it is an exponent, so is u + 1;
+                 * e^88 is where the exponential ends */
+                x = g * (double) clamped->alpha;
+                g = g / (1 + exp(-x));
+                near = 1.2e-7 * fabs(g) * (1 + fabs(x) * fabs(u + 1))
+                       + 1e-33;
+                g = (u + 1) * g;
+            }
+
+            if (!(fabs((double) first[i] - g) <= 1e-6 * fabs(g) + near)) {
                 fail_msg("silu(%g) * %g is not %g", (double) gate[i],
                          (double) up[i], (double) first[i]);
             }
@@ -710,6 +745,16 @@ test_silu_mul(void **state)
         free(got);
         free(first);
     }
+}
+
+
+static void
+test_silu_mul(void **state)
+{
+    moe_clamped_t  clamped = { 1.702f, 7.0f };
+
+    glu_once(NULL);
+    glu_once(&clamped);
 }
 
 

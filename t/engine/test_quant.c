@@ -512,12 +512,15 @@ test_glu(void **state)
 {
     int            s;
     float         *x, *gate, *up, *want, *out;
-    uint32_t       t, i, f, n, k, rows[3], at;
+    float         *bias[3];
+    uint32_t       t, i, f, n, k, rows[3], at, plain;
     moe_glu_t      g[3];
     moe_matmul_t   p[2];
     moe_matrix_t   w[3][3];
+    moe_clamped_t  clamped = { 1.702f, 1.5f };
 
-    for (t = 0; t < 6; t++) {
+    for (t = 0; t < 12; t++) {
+        plain = t < 6;
         k = 1 + below(150);
         f = 1 + below(150);
         n = 1 + below(150);
@@ -527,6 +530,10 @@ test_glu(void **state)
         up = malloc(60 * f * sizeof(float));
         want = malloc(60 * n * sizeof(float));
         out = malloc(60 * n * sizeof(float));
+
+        bias[0] = random_floats(f);
+        bias[1] = random_floats(f);
+        bias[2] = random_floats(n);
 
         rows[0] = 1 + below(20);
         rows[1] = t == 0 ? 0 : 1 + below(9);
@@ -543,11 +550,20 @@ test_glu(void **state)
                                     .nrows = rows[i] };
             p[1] = (moe_matmul_t) { .w = w[i][1], .x = x + at * k, .out = up,
                                     .ldx = k, .ldo = f, .nrows = rows[i] };
+            p[0].bias = plain ? NULL : bias[0];
+            p[1].bias = plain ? NULL : bias[1];
             sets[0]->matmul(&ctx1, p, 2);
-            sets[0]->silu_mul(&ctx1, gate, up, (size_t) rows[i] * f);
+
+            if (plain) {
+                sets[0]->silu_mul(&ctx1, gate, up, (size_t) rows[i] * f);
+            } else {
+                sets[0]->clamped_mul(&ctx1, &clamped, gate, up,
+                                     (size_t) rows[i] * f);
+            }
             p[0] = (moe_matmul_t) { .w = w[i][2], .x = gate,
                                     .out = want + at * n, .ldx = f, .ldo = n,
-                                    .nrows = rows[i] };
+                                    .nrows = rows[i],
+                                    .bias = plain ? NULL : bias[2] };
             sets[0]->matmul(&ctx1, p, 1);
             at += rows[i];
         }
@@ -559,6 +575,12 @@ test_glu(void **state)
                                      .down = w[i][2], .x = x + at * k,
                                      .out = out + at * n,
                                      .nrows = rows[i] };
+                if (!plain) {
+                    g[i].gate_bias = bias[0];
+                    g[i].up_bias = bias[1];
+                    g[i].down_bias = bias[2];
+                    g[i].clamped = &clamped;
+                }
                 at += rows[i];
             }
 
@@ -569,6 +591,9 @@ test_glu(void **state)
 
         for (i = 0; i < 9; i++) {
             free((void *) w[i / 3][i % 3].data);
+        }
+        for (i = 0; i < 3; i++) {
+            free(bias[i]);
         }
         free(x);
         free(gate);
