@@ -205,6 +205,21 @@ print_layers(const moe_config_t *cfg)
 }
 
 
+static int
+sliding(const moe_config_t *cfg)
+{
+    int  i, n;
+
+    n = 0;
+
+    for (i = 0; i < cfg->n_layers; i++) {
+        n += cfg->sliding[i];
+    }
+
+    return n;
+}
+
+
 static void
 print_attention(const moe_config_t *cfg)
 {
@@ -229,6 +244,14 @@ print_attention(const moe_config_t *cfg)
 
     if (cfg->clip_qkv > 0) {
         printf(", clipped at %g", cfg->clip_qkv);
+    }
+
+    if (cfg->sinks) {
+        printf(", sinks");
+    }
+
+    if (cfg->window > 0) {
+        printf(", a window of %d in %d layers", cfg->window, sliding(cfg));
     }
 
     printf("\n");
@@ -265,7 +288,11 @@ print_experts(const moe_config_t *cfg)
                cfg->shared_gate ? ", gated" : "");
     }
 
-    printf("\n");
+    if (cfg->swiglu_limit > 0) {
+        printf("; clamped at %g", cfg->swiglu_limit);
+    }
+
+    printf("%s\n", cfg->ffn_bias ? ", biases" : "");
 }
 
 
@@ -273,14 +300,17 @@ static void
 print_router(const moe_config_t *cfg)
 {
     printf("%-13s%s%s", "router",
-           cfg->score == MOE_SCORE_SIGMOID ? "sigmoid" : "softmax",
+           cfg->score == MOE_SCORE_SIGMOID ? "sigmoid"
+           : cfg->score == MOE_SCORE_CHOSEN ? "softmax over the chosen"
+           : "softmax",
            cfg->router_bias ? " with correction bias" : "");
 
     if (cfg->n_group > 1) {
         printf(", best %d of %d groups", cfg->topk_group, cfg->n_group);
     }
 
-    printf("%s", cfg->norm_topk ? ", normalized" : "");
+    printf("%s", cfg->norm_topk && cfg->score != MOE_SCORE_CHOSEN
+                 ? ", normalized" : "");
 
     if (cfg->routed_scale != 1) {
         printf(", scaled by %g", cfg->routed_scale);

@@ -262,6 +262,11 @@ config_quant(moe_reader_t *r)
         return 0;
     }
 
+    if (strcmp(method, "mxfp4") == 0 && r->fam->fused) {
+        r->cfg->quant = MOE_QUANT_MXFP4;
+        return 0;
+    }
+
     moe_unsupported(r->cfg, "quant_method \"%.40s\"%s", method,
                     strcmp(method, "fp8") == 0 ? " without blocks of 128 x 128"
                                            : "");

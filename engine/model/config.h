@@ -46,6 +46,7 @@ typedef enum {
     MOE_FAMILY_GLM4_MOE,            /* GLM-4.5, 4.6 */
     MOE_FAMILY_MINIMAX_M2,
     MOE_FAMILY_KIMI_K2,             /* DeepSeek-V3's architecture */
+    MOE_FAMILY_GPT_OSS,
     MOE_FAMILY_COUNT
 } moe_family_e;
 
@@ -62,7 +63,8 @@ typedef enum {
 
 typedef enum {
     MOE_SCORE_SOFTMAX,              /* over all experts, before top-k */
-    MOE_SCORE_SIGMOID
+    MOE_SCORE_SIGMOID,
+    MOE_SCORE_CHOSEN                /* softmax over the chosen alone */
 } moe_score_e;
 
 typedef enum {
@@ -79,7 +81,8 @@ typedef enum {
 
 typedef enum {
     MOE_QUANT_NONE,
-    MOE_QUANT_FP8_BLOCK             /* E4M3, float32 scale per 128 x 128 */
+    MOE_QUANT_FP8_BLOCK,            /* E4M3, float32 scale per 128 x 128 */
+    MOE_QUANT_MXFP4                 /* experts in blocks, see fused.h */
 } moe_quant_e;
 
 
@@ -140,6 +143,11 @@ typedef struct moe_config_s {
     int               n_kv_heads;
     int               head_dim;
     int               qkv_bias;
+    int               o_bias;
+    int               sinks;        /* a score of each head's that takes part
+                                     * in the softmax, and nothing else */
+    int               window;       /* keys that a sliding layer's row sees,
+                                     * its own included; 0: no such layer */
     moe_qk_norm_e     qk_norm;
     double            clip_qkv;     /* clamp q, k, v to +-; 0: none */
 
@@ -173,6 +181,11 @@ typedef struct moe_config_s {
     double            topk_eps;  /* ... with this added to their sum */
     double            routed_scale; /* multiplies the weights, last */
     int               router_bias;  /* e_score_correction_bias exists */
+    int               logit_bias;   /* the router's product has a bias */
+    int               ffn_bias;     /* so have the experts' three */
+    double            swiglu_limit; /* 0: silu(gate) * up; else clamped, see
+                                     * moe_clamped_t */
+    double            swiglu_alpha;
 
     double            rms_eps;
     double            lora_rms_eps; /* q_a_norm and kv_a_norm: 1e-6 always */
@@ -192,6 +205,7 @@ typedef struct moe_config_s {
 
     uint8_t           is_moe[MOE_MAX_LAYERS];   /* 1: experts, 0: dense */
     int               n_moe_layers;
+    uint8_t           sliding[MOE_MAX_LAYERS];  /* 1: sees window keys */
 
     int               n_unsupported;
     char              unsupported[MOE_MAX_UNSUPPORTED][160];

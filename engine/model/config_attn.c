@@ -16,6 +16,7 @@ static int config_rotated(moe_reader_t *r, json_t *obj);
 static int config_rope_type(moe_reader_t *r, json_t *obj);
 static int config_yarn(moe_reader_t *r, json_t *obj);
 static double config_mscale(double factor, double mscale);
+static int config_sliding(moe_reader_t *r);
 
 
 static const moe_int_key_t  mla_keys[] = {
@@ -106,6 +107,9 @@ config_gqa(moe_reader_t *r)
     {
         return -1;
     }
+
+    cfg->o_bias = r->fam->biases && cfg->qkv_bias;
+    cfg->sinks = r->fam->sinks;
 
     if (r->fam->key_qk_norm != NULL) {
         cfg->qk_norm = norm ? MOE_QK_NORM_HEAD : MOE_QK_NORM_NONE;
@@ -364,6 +368,10 @@ moe_config_window(moe_reader_t *r)
     size_t      i;
     json_t     *list, *val;
 
+    if (r->fam->window != 0) {
+        return config_sliding(r);
+    }
+
     use = 1;
     window = 0;
 
@@ -400,6 +408,52 @@ moe_config_window(moe_reader_t *r)
             break;
         }
     }
+
+    return 0;
+}
+
+
+/* layer_types; where it is absent every other layer slides, from the first */
+static int
+config_sliding(moe_reader_t *r)
+{
+    int            i, any, window;
+    json_t        *list, *val;
+    const char    *s;
+    moe_config_t  *cfg;
+
+    cfg = r->cfg;
+    any = 0;
+    window = r->fam->window;
+    list = json_object_get(r->root, "layer_types");
+
+    if (moe_key_int(r, r->root, "sliding_window", 1, 1 << 30, &window) < 0) {
+        return -1;
+    }
+
+    if (list != NULL && !json_is_null(list)
+        && json_array_size(list) != (size_t) cfg->n_layers)
+    {
+        return moe_err(r->err, "%s: layer_types is not a list of %d",
+                       r->file, cfg->n_layers);
+    }
+
+    for (i = 0; i < cfg->n_layers; i++) {
+        val = json_array_get(list, (size_t) i);
+        s = val ? json_string_value(val) : i % 2 ? "full_attention"
+                                                 : "sliding_attention";
+
+        if (s != NULL && strcmp(s, "sliding_attention") == 0) {
+            cfg->sliding[i] = 1;
+            any = 1;
+
+        } else if (s == NULL || strcmp(s, "full_attention") != 0) {
+            moe_unsupported(cfg, "layer_types[%d] \"%.40s\"", i,
+                            s ? s : "");
+        }
+    }
+
+    cfg->window = any ? window : 0;
 
     return 0;
 }

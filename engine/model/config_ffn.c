@@ -114,6 +114,19 @@ moe_config_router(moe_reader_t *r)
     }
 
     cfg->topk_eps = r->fam->topk_eps;
+    cfg->logit_bias = r->fam->biases;
+    cfg->ffn_bias = r->fam->biases;
+    cfg->swiglu_limit = r->fam->swiglu_limit;
+    cfg->swiglu_alpha = r->fam->swiglu_alpha;
+
+    if (r->fam->swiglu_limit != 0
+        && (moe_key_double(r, r->root, "swiglu_limit", 1e-3, 1e6,
+                           &cfg->swiglu_limit) < 0
+            || moe_key_double(r, r->root, "swiglu_alpha", 1e-3, 1e6,
+                              &cfg->swiglu_alpha) < 0))
+    {
+        return -1;
+    }
     cfg->router_bias = r->fam->router_bias != NULL;
 
     want = cfg->score == MOE_SCORE_SIGMOID ? "sigmoid" : "softmax";

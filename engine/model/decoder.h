@@ -24,6 +24,9 @@ typedef struct {
     moe_matrix_t  gate;
     moe_matrix_t  up;
     moe_matrix_t  down;
+    const float  *gate_bias;
+    const float  *up_bias;
+    const float  *down_bias;
 } moe_ffn_mats_t;
 
 /* a layer as kernels take it: matrices in the mapped files, vectors copied
@@ -38,7 +41,10 @@ typedef struct {
     const float      *q_bias;
     const float      *k_bias;
     const float      *v_bias;
+    const float      *o_bias;
+    const float      *sinks;
     const float      *router_bias;
+    const float      *logit_bias;
 
     moe_matrix_t      q_a;
     moe_matrix_t      q_b;
@@ -130,6 +136,7 @@ struct moe_model_s {
     moe_ffn_mats_t       *experts;  /* of all layers */
     float                *vectors;  /* what the pointers above point into */
     float                *freq;     /* [rope.dim / 2] */
+    moe_clamped_t         clamped;  /* of experts; limit 0: they have silu */
 
     moe_step_mem_t        mem;
     uint32_t              max_rows;

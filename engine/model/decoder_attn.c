@@ -55,6 +55,7 @@ moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b)
     }
 
     part = moe_part(&m->layers[l].o, mem->o, 0, m->nrows, mem->y, 0);
+    part.bias = m->layers[l].o_bias;
     m->kernels->matmul(&m->kctx, &part, 1);
 }
 
@@ -81,7 +82,8 @@ rope(moe_model_t *m, float *x, size_t ldx, uint32_t heads, size_t head_ld,
 
 
 static void
-attend(moe_model_t *m, const moe_kv_t *kv, const float *q, float *out)
+attend(moe_model_t *m, uint32_t l, const moe_kv_t *kv, const float *q,
+    float *out)
 {
     moe_attention_t  a = {
         .kv = *kv,
@@ -92,6 +94,9 @@ attend(moe_model_t *m, const moe_kv_t *kv, const float *q, float *out)
         .ldq = (size_t) m->cfg.n_heads * kv->k_dim,
         .ldo = (size_t) m->cfg.n_heads * kv->v_dim,
         .pos = m->mem.pos,
+        .window = l < MOE_MAX_LAYERS && m->cfg.sliding[l]
+                  ? (uint32_t) m->cfg.window : 0,
+        .sinks = m->layers[l].sinks,
         .spans = m->mem.spans,
         .nspans = m->nspans
     };
@@ -277,7 +282,7 @@ mla(moe_model_t *m, uint32_t l)
     mla_absorb(m, layer);
     mla_append_rope(m);
 
-    attend(m, &kv, mem->q_lat, mem->o_lat);
+    attend(m, l, &kv, mem->q_lat, mem->o_lat);
     mla_expand(m, layer);
 }
 
@@ -370,5 +375,5 @@ gqa(moe_model_t *m, uint32_t l)
     clip(m, mem->q, width);
     rope(m, mem->q, width, heads, (size_t) m->cfg.head_dim, 0);
 
-    attend(m, &kv, mem->q, mem->o);
+    attend(m, l, &kv, mem->q, mem->o);
 }

@@ -77,6 +77,24 @@ bind_vector(moe_model_t *m, const moe_tensor_t *t, size_t *at)
 }
 
 
+static void
+bind_expert_vectors(moe_model_t *m, int layer, size_t *at)
+{
+    int              e;
+    moe_ffn_mats_t  *to;
+    const moe_ffn_t *from;
+
+    from = m->weights->layers[layer].experts;
+    to = m->experts + (size_t) layer * (size_t) m->cfg.n_experts;
+
+    for (e = 0; from != NULL && e < m->cfg.n_experts; e++) {
+        to[e].gate_bias = bind_vector(m, &from[e].gate_bias, at);
+        to[e].up_bias = bind_vector(m, &from[e].up_bias, at);
+        to[e].down_bias = bind_vector(m, &from[e].down_bias, at);
+    }
+}
+
+
 /* all vectors in one order; returns how many floats they are */
 static size_t
 bind_vectors(moe_model_t *m)
@@ -106,7 +124,11 @@ bind_vectors(moe_model_t *m)
         l->q_bias = bind_vector(m, &w->q_bias, &at);
         l->k_bias = bind_vector(m, &w->k_bias, &at);
         l->v_bias = bind_vector(m, &w->v_bias, &at);
+        l->o_bias = bind_vector(m, &w->o_bias, &at);
+        l->sinks = bind_vector(m, &w->sinks, &at);
         l->router_bias = bind_vector(m, &w->router_bias, &at);
+        l->logit_bias = bind_vector(m, &w->logit_bias, &at);
+        bind_expert_vectors(m, i, &at);
     }
 
     return at;
@@ -185,6 +207,8 @@ moe_decoder_bind(moe_model_t *m, int mtp, moe_err_t *err)
 
     m->mtp.on = m->mtp.eh_proj.data != NULL;
     n = moe_decoder_layers(m);
+    m->clamped = (moe_clamped_t) { (float) m->cfg.swiglu_alpha,
+                                   (float) m->cfg.swiglu_limit };
 
     m->layers = calloc(n, sizeof(moe_layer_t));
     m->experts = calloc(n * (size_t) m->cfg.n_experts + 1,

@@ -32,6 +32,14 @@ is_packed(const moe_ffn_mats_t *f)
 }
 
 
+/* NULL: silu */
+static const moe_clamped_t *
+clamped_of(const moe_model_t *m)
+{
+    return m->clamped.limit != 0 ? &m->clamped : NULL;
+}
+
+
 static moe_glu_t
 glu_of(const moe_ffn_mats_t *f, const float *x, uint32_t nrows, float *out)
 {
@@ -39,6 +47,9 @@ glu_of(const moe_ffn_mats_t *f, const float *x, uint32_t nrows, float *out)
         .gate = f->gate,
         .up = f->up,
         .down = f->down,
+        .gate_bias = f->gate_bias,
+        .up_bias = f->up_bias,
+        .down_bias = f->down_bias,
         .x = x,
         .out = out,
         .nrows = nrows
@@ -92,7 +103,8 @@ route(moe_model_t *m, const moe_layer_t *layer)
 
     r = (moe_route_t) {
         .score = c->score == MOE_SCORE_SIGMOID ? MOE_ROUTE_SIGMOID
-                                               : MOE_ROUTE_SOFTMAX,
+                 : c->score == MOE_SCORE_CHOSEN ? MOE_ROUTE_CHOSEN
+                 : MOE_ROUTE_SOFTMAX,
         .group = c->topk == MOE_TOPK_NOAUX_TC ? MOE_ROUTE_GROUP_TOP2
                  : c->topk == MOE_TOPK_GROUP_LIMITED ? MOE_ROUTE_GROUP_MAX
                  : MOE_ROUTE_PLAIN,
@@ -108,6 +120,7 @@ route(moe_model_t *m, const moe_layer_t *layer)
 
     part = moe_part(&layer->router, m->mem.xn, 0, m->nrows,
                     m->mem.logits, 0);
+    part.bias = layer->logit_bias;
     m->kernels->matmul(&m->kctx, &part, 1);
 
     m->kernels->route(&m->kctx, &r, m->mem.logits, m->nrows, m->mem.chosen,
@@ -143,9 +156,10 @@ compute_packed(moe_model_t *m, const moe_layer_t *layer,
         if (!is_packed(&layer->experts[x->expert])) {
             return 0;
         }
-        mem->glu[n++] = glu_of(&layer->experts[x->expert],
-                                work->rows + x->first * hidden, x->nrows,
-                                work->out + x->first * hidden);
+        mem->glu[n] = glu_of(&layer->experts[x->expert],
+                             work->rows + x->first * hidden, x->nrows,
+                             work->out + x->first * hidden);
+        mem->glu[n++].clamped = clamped_of(m);
     }
 
     if (layer->ffn.gate.data != NULL && layer->shared_gate.data != NULL) {
@@ -203,12 +217,21 @@ compute(moe_model_t *m, const moe_layer_t *layer,
 
         parts[n++] = moe_part(&e->gate, work->rows + x->first * hidden, 0,
                               x->nrows, mem->gate + x->first * width, 0);
+        parts[n - 1].bias = e->gate_bias;
         parts[n++] = moe_part(&e->up, work->rows + x->first * hidden, 0,
                               x->nrows, mem->up + x->first * width, 0);
+        parts[n - 1].bias = e->up_bias;
     }
 
     k->matmul(&m->kctx, parts, n);
-    k->silu_mul(&m->kctx, mem->gate, mem->up, work->nrows * width);
+
+    if (clamped_of(m) != NULL) {
+        k->clamped_mul(&m->kctx, clamped_of(m), mem->gate, mem->up,
+                       work->nrows * width);
+    } else {
+        k->silu_mul(&m->kctx, mem->gate, mem->up, work->nrows * width);
+    }
+
     n = 0;
 
     if (layer->ffn.gate.data != NULL) {
@@ -224,6 +247,7 @@ compute(moe_model_t *m, const moe_layer_t *layer,
 
         parts[n++] = moe_part(&e->down, mem->gate + x->first * width, 0,
                               x->nrows, work->out + x->first * hidden, 0);
+        parts[n - 1].bias = e->down_bias;
     }
 
     k->matmul(&m->kctx, parts, n);

@@ -218,6 +218,34 @@ static const moe_family_t  families[] = {
         .name = "Kimi-K2",
         .model_type = "kimi_k2",
         DEEPSEEK_V3
+    },
+
+    {
+        .id = MOE_FAMILY_GPT_OSS,
+        .name = "gpt-oss",
+        .architecture = "GptOssForCausalLM",
+        .model_type = "gpt_oss",
+        .attn = MOE_ATTN_GQA,
+        .score = MOE_SCORE_CHOSEN,
+        .topk = MOE_TOPK_GREEDY,
+        .norm_topk = 1,
+        .qkv_bias = 1,
+        .biases = 1,
+        .sinks = 1,
+        .window = 128,
+        .swiglu_limit = 7,
+        .swiglu_alpha = 1.702,
+        .rope_theta = 150000,
+        .rms_eps = 1e-5,
+        .key_qkv_bias = "attention_bias",
+        .key_experts = { "num_local_experts", "num_experts" },
+        .key_moe_ffn = "intermediate_size",
+        .moe_prefix = "mlp",
+        .router = "router",
+        .fused = 1,
+        .gate = "gate_proj",
+        .up = "up_proj",
+        .down = "down_proj"
     }
 };
 

@@ -27,6 +27,13 @@ typedef struct {
     int             qkv_bias;       /* where no key says otherwise */
     double          partial_rotary; /* share of a head that is rotated, where
                                      * no key says otherwise; 0: always all */
+    int             biases;         /* of o, the router and experts too */
+    int             sinks;
+    int             window;         /* layer_types is read; sliding_window
+                                     * where no key says otherwise */
+    double          swiglu_limit;   /* where no key says otherwise; 0: the
+                                     * family has silu */
+    double          swiglu_alpha;
     int             shared_gate;
     int             norm_topk;      /* where no key says otherwise */
     int             norm_topk_key;  /* norm_topk_prob is read at all */
@@ -53,6 +60,8 @@ typedef struct {
 
     /* tensors, under "model.layers.N." */
     const char     *moe_prefix;     /* "mlp" */
+    const char     *router;         /* under moe_prefix; NULL: "gate" */
+    int             fused;          /* experts are in one tensor, fused.h */
     const char     *gate;           /* an expert's "gate_proj" */
     const char     *up;
     const char     *down;

@@ -6,7 +6,9 @@
 #include "base/file.h"
 #include "base/version.h"
 #include "model/fingerprint.h"
+#include "model/fused.h"
 #include "model/gguf.h"
+#include "model/mxfp4.h"
 
 
 /* the number changes with every change that may move a bit of a logit */
@@ -43,21 +45,35 @@ add_text(EVP_MD_CTX *md, const char *s)
 
 /* the middle of each stretch, and all of what is no longer than a block */
 static void
-add_blocks(EVP_MD_CTX *md, const moe_st_tensor_t *t)
+add_blocks(EVP_MD_CTX *md, const char *name, const uint8_t *data,
+    uint64_t size)
 {
     uint64_t  at, n, stretch;
 
-    stretch = strstr(t->name, ".experts.") ? EXPERT_STRETCH : STRETCH;
+    stretch = strstr(name, ".experts.") ? EXPERT_STRETCH : STRETCH;
 
-    for (at = 0; at < t->size; at += stretch) {
-        n = t->size - at < stretch ? t->size - at : stretch;
+    for (at = 0; at < size; at += stretch) {
+        n = size - at < stretch ? size - at : stretch;
 
         if (n <= BLOCK) {
-            add(md, t->data + at, (size_t) n);
+            add(md, data + at, (size_t) n);
 
         } else {
-            add(md, t->data + at + (n - BLOCK) / 2, BLOCK);
+            add(md, data + at + (n - BLOCK) / 2, BLOCK);
         }
+    }
+}
+
+
+static void
+add_data(EVP_MD_CTX *md, const char *name, const uint8_t *data, uint64_t size,
+    int whole)
+{
+    if (whole) {
+        add(md, data, (size_t) size);
+
+    } else {
+        add_blocks(md, name, data, size);
     }
 }
 
@@ -71,11 +87,12 @@ add_tensor(EVP_MD_CTX *md, const moe_st_tensor_t *t, int whole)
     add(md, &t->offset, sizeof(t->offset));
     add(md, &t->size, sizeof(t->size));
 
-    if (whole) {
-        add(md, t->data, (size_t) t->size);
+    add_data(md, t->name, t->data,
+             moe_is_part(t) ? moe_part_extent(t) : t->size, whole);
 
-    } else {
-        add_blocks(md, t);
+    if (t->scales != NULL) {
+        add_data(md, t->name, t->scales,
+                 moe_part_extent(t) / (MOE_MXFP4_BLOCK / 2), whole);
     }
 }
 

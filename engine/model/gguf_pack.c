@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/packed.h"
 #include "model/gguf_pack.h"
+#include "model/mxfp4.h"
 
 
 /* what went wrong in a strip */
@@ -56,26 +57,6 @@ is_direct(const moe_gguf_tensor_t *s)
 }
 
 
-/* a power of two as float16; what is too small is 0 */
-static int
-mxfp4_scale(uint8_t e, uint16_t *scale)
-{
-    int  exp;
-
-    /* values are doubled, so the power is halved: 2^(e - 128) */
-    exp = (int) e - 128;
-
-    if (exp > 15) {
-        return -1;
-    }
-
-    *scale = exp >= -14 ? (uint16_t) ((exp + 15) << 10)
-             : exp >= -24 ? (uint16_t) (1 << (exp + 24)) : 0;
-
-    return 0;
-}
-
-
 /* one block of 32 as it is */
 static int
 direct_block(const moe_gguf_tensor_t *s, const uint8_t *in, int8_t *q,
@@ -83,18 +64,14 @@ direct_block(const moe_gguf_tensor_t *s, const uint8_t *in, int8_t *q,
 {
     int  i;
 
-    static const int8_t  values[16] = {
-        0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12
-    };
-
     if (s->ggml == MOE_GGML_MXFP4) {
 
         for (i = 0; i < 16; i++) {
-            q[i] = values[in[1 + i] & 15];
-            q[i + 16] = values[in[1 + i] >> 4];
+            q[i] = moe_mxfp4_values[in[1 + i] & 15];
+            q[i + 16] = moe_mxfp4_values[in[1 + i] >> 4];
         }
 
-        return mxfp4_scale(in[0], scale);
+        return moe_mxfp4_scale(in[0], scale);
     }
 
     memcpy(scale, in, 2);

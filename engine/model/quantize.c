@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "kernels/cpu/packed.h"
 #include "model/config.h"
+#include "model/fused.h"
 #include "model/gguf_model.h"
 #include "model/packed.h"
 #include "model/quantize.h"
@@ -228,8 +229,12 @@ plan_format(const quantize_t *z, plan_t *p)
         p->format = MOE_FORMAT_KEEP;
     }
 
-    if (p->from->dtype == MOE_DTYPE_F8_E4M3 && p->format == MOE_FORMAT_KEEP) {
-        p->format = MOE_FORMAT_BF16;
+    if (p->format == MOE_FORMAT_KEEP
+        && (p->from->dtype == MOE_DTYPE_F8_E4M3 || moe_is_part(p->from)))
+    {
+        p->format = p->from->dtype == MOE_DTYPE_F32
+                    || p->from->dtype == MOE_DTYPE_F16 ? MOE_FORMAT_F32
+                                                       : MOE_FORMAT_BF16;
     }
 
     if (p->from->dtype == MOE_DTYPE_OTHER && p->format != MOE_FORMAT_KEEP) {
@@ -757,7 +762,10 @@ convert(quantize_t *z, const plan_t *p, uint64_t base)
     copy = NULL;
     scales = NULL;
 
-    if ((uintptr_t) p->from->data % moe_dtype_size(p->from->dtype) != 0) {
+    if (moe_is_part(p->from)) {
+        c.t = moe_part_tensor(p->from);
+
+    } else if ((uintptr_t) p->from->data % moe_dtype_size(p->from->dtype) != 0) {
         copy = aligned_copy(p->from, 0);
         c.t.data = copy;
     }
@@ -927,6 +935,10 @@ open_source(quantize_t *z)
 
     if (!moe_gguf_is(z->dir)) {
         z->st = moe_st_open(z->dir, z->err);
+
+        if (z->st != NULL && moe_fused_split(z->st, &z->cfg, z->err) != 0) {
+            return -1;
+        }
 
     } else {
         g = moe_gguf_open(z->dir, z->err);

@@ -205,6 +205,36 @@ moe_st_adopt(const moe_st_file_t *file, const moe_st_tensor_t *tensors,
 }
 
 
+int
+moe_st_replace(moe_st_t *st, const moe_st_tensor_t *tensors, size_t n,
+    moe_err_t *err)
+{
+    size_t            i;
+    moe_st_tensor_t  *list;
+
+    list = calloc(n + 1, sizeof(moe_st_tensor_t));
+
+    if (list == NULL) {
+        for (i = 0; i < n; i++) {
+            free((char *) tensors[i].name);
+        }
+        return moe_err(err, "weights: no memory");
+    }
+
+    for (i = 0; i < st->n_tensors; i++) {
+        free((char *) st->tensors[i].name);
+    }
+
+    free(st->tensors);
+    memcpy(list, tensors, n * sizeof(moe_st_tensor_t));
+    st->tensors = list;
+    st->n_tensors = n;
+    st->cap_tensors = n + 1;
+
+    return st_finish(st, err);
+}
+
+
 void
 moe_st_close(moe_st_t *st)
 {
@@ -312,7 +342,7 @@ moe_st_scattered(const moe_st_t *st, int scattered)
 size_t
 moe_dtype_size(moe_dtype_e dtype)
 {
-    static const size_t  sizes[] = { 4, 2, 2, 1, 0, 0, 0 };
+    static const size_t  sizes[] = { 4, 2, 2, 1, 0, 0, 0, 0 };
 
     return sizes[dtype];
 }
@@ -322,7 +352,8 @@ const char *
 moe_dtype_name(moe_dtype_e dtype)
 {
     static const char *const  names[] = {
-        "F32", "F16", "BF16", "F8_E4M3", "I8_G32", "I4_G32", "other"
+        "F32", "F16", "BF16", "F8_E4M3", "I8_G32", "I4_G32", "MXFP4",
+        "other"
     };
 
     return names[dtype];

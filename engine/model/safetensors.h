@@ -32,6 +32,7 @@ typedef enum {
     MOE_DTYPE_F8_E4M3,
     MOE_DTYPE_I8_G32,       /* these two in packed files alone; two sizes, */
     MOE_DTYPE_I4_G32,       /* data as kernels/cpu/packed.h has it */
+    MOE_DTYPE_MXFP4,        /* parts alone, see fused.h */
     MOE_DTYPE_OTHER         /* known to the format, not to the engine */
 } moe_dtype_e;
 
@@ -46,6 +47,13 @@ typedef struct {
     moe_dtype_e      dtype;
     int              ndim;
     uint64_t         dims[MOE_ST_MAX_DIMS];
+
+    /* a part of a tensor (fused.h): elements from a row to the next one and
+     * from a column to the next one; else 0.  MXFP4: rows are blocks of 16
+     * bytes, scales has one byte each, and row_step is in rows */
+    uint64_t         row_step;
+    uint64_t         col_step;
+    const uint8_t   *scales;
 } moe_st_tensor_t;
 
 typedef struct moe_st_s  moe_st_t;
@@ -92,6 +100,13 @@ size_t moe_st_files(const moe_st_t *st);
 moe_st_t *moe_st_adopt(const moe_st_file_t *file,
     const moe_st_tensor_t *tensors, size_t n, void (*release)(void *owner),
     void *owner, moe_err_t *err);
+
+/*
+ * Puts a list of tensors in place of those of a directory's files; names are
+ * from malloc() and belong to st, also where this fails.
+ */
+int moe_st_replace(moe_st_t *st, const moe_st_tensor_t *tensors, size_t n,
+    moe_err_t *err);
 
 /* Whether what is read next lies here and there in the mapped files, where
  * reading ahead would be in vain.  Changes no byte. */

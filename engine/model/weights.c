@@ -4,7 +4,9 @@
 
 #include "kernels/cpu/packed.h"
 #include "model/family.h"
+#include "model/fused.h"
 #include "model/gguf_model.h"
+#include "model/mxfp4.h"
 #include "model/weights.h"
 
 
@@ -32,6 +34,7 @@ typedef enum {
     D_SHARED,
     D_FFN,
     D_EXPERTS,
+    D_SINKS,
     D_COUNT
 } dim_e;
 
@@ -50,6 +53,10 @@ enum {
     W_ROUTER_BIAS = 1 << 9,
     W_SHARED = 1 << 10,
     W_SHARED_GATE = 1 << 11,
+    W_O_BIAS = 1 << 12,
+    W_SINKS = 1 << 13,
+    W_LOGIT_BIAS = 1 << 14,
+    W_FFN_BIAS = 1 << 15,
 
     /* not of the layer: the engine computes with it as FP8 or packed ... */
     W_FP8 = 1 << 16,
@@ -83,6 +90,7 @@ struct walk_s {
     char                 name[NAME_SIZE];
     size_t               base;  /* of name: what comes before the spec's */
     uint64_t             dims[D_COUNT];
+    int                  wide;  /* what MXFP4 becomes, see fused.h */
 };
 
 
@@ -99,6 +107,8 @@ static int spec_name(walk_t *k, const char *tmpl, int expert);
 static void spec_count(walk_t *k, const spec_t *s, int expert);
 static int spec_bind(walk_t *k, const spec_t *s, moe_tensor_t *t);
 static int spec_takes(const walk_t *k, const spec_t *s, moe_dtype_e dtype);
+static int spec_bind_part(walk_t *k, const moe_st_tensor_t *f,
+    moe_tensor_t *t);
 static int spec_bind_scale(walk_t *k, moe_tensor_t *t);
 static const float *scale_data(walk_t *k, const moe_st_tensor_t *f, int rows,
     int cols);
@@ -161,6 +171,8 @@ static const spec_t  layer_specs[] = {
     { "self_attn.k_norm.weight", LAYER(k_norm), D_ONE, D_KV, W_NORM_FULL, 1 },
 
     { "self_attn.o_proj.weight", LAYER(o), D_HIDDEN, D_O, W_FP8, 2 },
+    { "self_attn.o_proj.bias", LAYER(o_bias), D_ONE, D_HIDDEN, W_O_BIAS, 1 },
+    { "self_attn.sinks", LAYER(sinks), D_ONE, D_SINKS, W_SINKS, 1 },
 
     { "mlp.gate_proj.weight", LAYER(dense.gate), D_DENSE, D_HIDDEN,
       W_DENSE | W_FP8, 2 },
@@ -169,7 +181,10 @@ static const spec_t  layer_specs[] = {
     { "mlp.down_proj.weight", LAYER(dense.down), D_HIDDEN, D_DENSE,
       W_DENSE | W_FP8, 2 },
 
-    { "{moe}.gate.weight", LAYER(router), D_EXPERTS, D_HIDDEN, W_MOE, 2 },
+    { "{moe}.{router}.weight", LAYER(router), D_EXPERTS, D_HIDDEN, W_MOE,
+      2 },
+    { "{moe}.{router}.bias", LAYER(logit_bias), D_ONE, D_EXPERTS,
+      W_MOE | W_LOGIT_BIAS, 1 },
     { "{moe}.{router_bias}", LAYER(router_bias), D_ONE,
       D_EXPERTS, W_MOE | W_ROUTER_BIAS, 1 },
     { "{moe}.{shared}.{gate}.weight", LAYER(shared.gate), D_SHARED, D_HIDDEN,
@@ -188,6 +203,12 @@ static const spec_t  expert_specs[] = {
     { "{moe}.experts.{n}.{up}.weight", FFN(up), D_FFN, D_HIDDEN, W_FP8, 2 },
     { "{moe}.experts.{n}.{down}.weight", FFN(down), D_HIDDEN, D_FFN,
       W_FP8, 2 },
+    { "{moe}.experts.{n}.{gate}.bias", FFN(gate_bias), D_ONE, D_FFN,
+      W_FFN_BIAS, 1 },
+    { "{moe}.experts.{n}.{up}.bias", FFN(up_bias), D_ONE, D_FFN,
+      W_FFN_BIAS, 1 },
+    { "{moe}.experts.{n}.{down}.bias", FFN(down_bias), D_ONE, D_HIDDEN,
+      W_FFN_BIAS, 1 },
 };
 
 static const spec_t  mtp_specs[] = {
@@ -211,7 +232,30 @@ moe_weights_load(const char *dir, const moe_config_t *cfg, moe_err_t *err)
         return NULL;
     }
 
+    if (!moe_gguf_is(dir) && moe_fused_split(st, cfg, err) != 0) {
+        moe_st_close(st);
+        return NULL;
+    }
+
     return moe_weights_bind(st, cfg, err);
+}
+
+
+/* whether all MXFP4 elements are few */
+static int
+is_wide(const moe_st_t *st)
+{
+    size_t                  i;
+    uint64_t                n;
+    const moe_st_tensor_t  *f;
+
+    n = 0;
+
+    for (i = 0; (f = moe_st_at(st, i)) != NULL; i++) {
+        n += f->dtype == MOE_DTYPE_MXFP4 ? f->dims[0] * f->dims[1] : 0;
+    }
+
+    return n <= MOE_FUSED_WIDE;
 }
 
 
@@ -232,6 +276,7 @@ moe_weights_bind(moe_st_t *st, const moe_config_t *cfg, moe_err_t *err)
     k.cfg = cfg;
     k.w = w;
     k.err = err;
+    k.wide = is_wide(st);
 
     if (walk(&k) != 0 || walk_mtp(&k) != 0) {
         moe_weights_free(w);
@@ -282,9 +327,8 @@ moe_params(const moe_config_t *cfg, moe_params_t *p)
 
     (void) walk(&k);
 
-    n = (uint64_t) cfg->n_moe_layers
-        * (uint64_t) (cfg->n_experts - cfg->top_k)
-        * (uint64_t) cfg->moe_ffn * (uint64_t) cfg->hidden * 3;
+    n = p->experts / (uint64_t) cfg->n_experts
+        * (uint64_t) (cfg->n_experts - cfg->top_k);
 
     p->active = p->total - n;
     p->embed = (uint64_t) cfg->vocab * (uint64_t) cfg->hidden
@@ -524,6 +568,7 @@ walk_dims(walk_t *k)
     d[D_SHARED] = (uint64_t) c->shared_ffn;
     d[D_FFN] = (uint64_t) c->moe_ffn;
     d[D_EXPERTS] = (uint64_t) c->n_experts;
+    d[D_SINKS] = heads;
 }
 
 
@@ -542,6 +587,8 @@ layer_flags(const moe_config_t *cfg, int is_moe)
     }
 
     f |= cfg->qkv_bias ? W_BIAS : 0;
+    f |= cfg->o_bias ? W_O_BIAS : 0;
+    f |= cfg->sinks ? W_SINKS : 0;
     f |= cfg->qk_norm == MOE_QK_NORM_HEAD ? W_NORM_HEAD : 0;
     f |= cfg->qk_norm == MOE_QK_NORM_FULL ? W_NORM_FULL : 0;
 
@@ -551,6 +598,8 @@ layer_flags(const moe_config_t *cfg, int is_moe)
 
     f |= W_MOE;
     f |= cfg->router_bias ? W_ROUTER_BIAS : 0;
+    f |= cfg->logit_bias ? W_LOGIT_BIAS : 0;
+    f |= cfg->ffn_bias ? W_FFN_BIAS : 0;
     f |= cfg->shared_ffn > 0 ? W_SHARED : 0;
     f |= cfg->shared_gate ? W_SHARED_GATE : 0;
 
@@ -571,6 +620,7 @@ spec_name(walk_t *k, const char *tmpl, int expert)
         const char  *word;
     } words[] = {
         { "{moe}", k->fam->moe_prefix },
+        { "{router}", k->fam->router ? k->fam->router : "gate" },
         { "{gate}", k->fam->gate },
         { "{up}", k->fam->up },
         { "{down}", k->fam->down },
@@ -651,6 +701,11 @@ spec_bind(walk_t *k, const spec_t *s, moe_tensor_t *t)
     t->dtype = f->dtype;
     t->rows = (int) rows;
     t->cols = (int) cols;
+
+    if (moe_is_part(f)) {
+        return spec_bind_part(k, f, t);
+    }
+
     t->data = tensor_data(k, f, moe_dtype_size(f->dtype));
 
     if (t->data == NULL) {
@@ -671,11 +726,40 @@ spec_takes(const walk_t *k, const spec_t *s, moe_dtype_e dtype)
 
     case MOE_DTYPE_I8_G32:
     case MOE_DTYPE_I4_G32:
+    case MOE_DTYPE_MXFP4:
         return (s->when & W_FP8) && !(s->when & W_ROWS);
 
     default:
         return dtype != MOE_DTYPE_OTHER;
     }
+}
+
+
+/* a matrix of its own, in memory */
+static int
+spec_bind_part(walk_t *k, const moe_st_tensor_t *f, moe_tensor_t *t)
+{
+    void      *p;
+    uint64_t   size;
+
+    t->dtype = moe_part_type(f, k->wide, &size);
+    p = tensor_copy(k, f, size);
+
+    if (p == NULL) {
+        return -1;
+    }
+
+    if (moe_part_fill(f, t->dtype, p) != 0) {
+        return moe_err(k->err, "%s: tensor " NAME " at offset %llu: a scale "
+                       "is too large, or no memory", f->file, f->name,
+                       (unsigned long long) f->offset);
+    }
+
+    t->data = p;
+    k->w->n_used++;
+    k->w->bytes += size;
+
+    return 0;
 }
 
 
@@ -806,7 +890,7 @@ tensor_copy(walk_t *k, const moe_st_tensor_t *f, size_t size)
     moe_weights_t  *w;
 
     w = k->w;
-    p = malloc(size);
+    p = aligned_alloc(64, (size + 63) / 64 * 64);
     list = realloc(w->copies, (w->n_copies + 1) * sizeof(void *));
 
     if (list != NULL) {
@@ -826,6 +910,71 @@ tensor_copy(walk_t *k, const moe_st_tensor_t *f, size_t size)
 }
 
 
+static void
+mxfp4_row(const moe_tensor_t *t, size_t row, float *out)
+{
+    int             i;
+    float           scale;
+    size_t          g, at, groups;
+    const uint8_t  *in;
+
+    groups = (size_t) t->cols / MOE_MXFP4_BLOCK;
+    at = row * t->row_step * groups;
+
+    for (g = 0; g < groups; g++, at++) {
+        in = (const uint8_t *) t->data + at * (MOE_MXFP4_BLOCK / 2);
+        scale = moe_mxfp4_scale_f32(t->scales[at]);
+
+        for (i = 0; i < MOE_MXFP4_BLOCK / 2; i++) {
+            *out++ = moe_mxfp4_values[in[i] & 15] * scale;
+            *out++ = moe_mxfp4_values[in[i] >> 4] * scale;
+        }
+    }
+}
+
+
+/* a part's rows, of numbers at any alignment */
+static void
+part_to_f32(const moe_tensor_t *t, int first, int n, float *out)
+{
+    int             r, c;
+    size_t          size;
+    uint32_t        u;
+    uint16_t        half;
+    const uint8_t  *in;
+
+    size = moe_dtype_size(t->dtype);
+
+    for (r = first; r < first + n; r++) {
+
+        if (t->dtype == MOE_DTYPE_MXFP4) {
+            mxfp4_row(t, (size_t) r, out);
+            out += t->cols;
+            continue;
+        }
+
+        in = (const uint8_t *) t->data + (size_t) r * t->row_step * size;
+
+        for (c = 0; c < t->cols; c++, in += t->col_step * size) {
+
+            if (t->dtype == MOE_DTYPE_F32) {
+                memcpy(out++, in, sizeof(float));
+                continue;
+            }
+
+            memcpy(&half, in, sizeof(half));
+
+            if (t->dtype == MOE_DTYPE_F16) {
+                *out++ = f16_to_f32(half);
+            } else {
+                u = (uint32_t) half << 16;
+                memcpy(out++, &u, sizeof(u));
+            }
+        }
+    }
+}
+
+
 void
 moe_tensor_to_f32(const moe_tensor_t *t, int first, int n, float *out)
 {
@@ -836,6 +985,11 @@ moe_tensor_to_f32(const moe_tensor_t *t, int first, int n, float *out)
     const uint8_t   *f8;
     const uint16_t  *f16;
     moe_matrix_t     w;
+
+    if (t->row_step != 0) {
+        part_to_f32(t, first, n, out);
+        return;
+    }
 
     if (moe_dtype_is_packed(t->dtype)) {
         w = (moe_matrix_t) {

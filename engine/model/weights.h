@@ -29,12 +29,18 @@
  * scale_cols = ceil(cols / 128)].  NULL for other types.
  */
 typedef struct {
-    const void   *data;
-    const float  *scale_inv;
-    moe_dtype_e   dtype;
-    int           rows;
-    int           cols;
-    int           scale_cols;
+    const void     *data;
+    const float    *scale_inv;
+    moe_dtype_e     dtype;
+    int             rows;
+    int             cols;
+    int             scale_cols;
+
+    /* parts as they are in a file, see moe_st_tensor_t; never in a
+     * moe_weights_t, where parts have become matrices of their own */
+    size_t          row_step;
+    size_t          col_step;
+    const uint8_t  *scales;
 } moe_tensor_t;
 
 
@@ -43,6 +49,9 @@ typedef struct {
     moe_tensor_t  gate;             /* [ffn, hidden] */
     moe_tensor_t  up;               /* [ffn, hidden] */
     moe_tensor_t  down;             /* [hidden, ffn] */
+    moe_tensor_t  gate_bias;        /* [ffn] */
+    moe_tensor_t  up_bias;          /* [ffn] */
+    moe_tensor_t  down_bias;        /* [hidden] */
 } moe_ffn_t;
 
 
@@ -71,11 +80,14 @@ typedef struct {
     moe_tensor_t  k_norm;           /* ... or [n_kv_heads * head_dim] */
 
     moe_tensor_t  o;                /* [hidden, n_heads * v_head_dim] */
+    moe_tensor_t  o_bias;           /* [hidden] */
+    moe_tensor_t  sinks;            /* [n_heads] */
 
     moe_ffn_t     dense;            /* where !cfg->is_moe[layer] */
 
     moe_tensor_t  router;           /* [n_experts, hidden] */
-    moe_tensor_t  router_bias;      /* [n_experts] */
+    moe_tensor_t  router_bias;      /* [n_experts] for the choice */
+    moe_tensor_t  logit_bias;       /* [n_experts] of the router's product */
     moe_ffn_t    *experts;          /* [n_experts], NULL in a dense layer */
     moe_ffn_t     shared;           /* ffn = shared_ffn */
     moe_tensor_t  shared_gate;      /* [1, hidden] */

@@ -67,6 +67,8 @@ static const char *const  models[] = {
     "t/golden/glm4-moe",
     "t/golden/minimax-m2-odd",
     "t/golden/kimi-k2",
+    "t/golden/gpt-oss",
+    "t/golden/gpt-oss-mxfp4",
     "models/demo"
 };
 

@@ -122,6 +122,23 @@ static const char  olmoe[] =
     "\"rope_theta\": 10000.0, \"vocab_size\": 50304}";
 
 
+static const char  gpt_oss[] =
+    "{\"architectures\": [\"GptOssForCausalLM\"], \"model_type\": "
+    "\"gpt_oss\", \"attention_bias\": true, \"eos_token_id\": 200002, "
+    "\"experts_per_token\": 4, \"head_dim\": 64, \"hidden_act\": "
+    "\"silu\", \"hidden_size\": 2880, \"initial_context_length\": 4096, "
+    "\"intermediate_size\": 2880, \"max_position_embeddings\": 131072, "
+    "\"num_attention_heads\": 64, \"num_experts_per_tok\": 4, "
+    "\"num_hidden_layers\": 24, \"num_key_value_heads\": 8, "
+    "\"num_local_experts\": 32, \"quantization_config\": "
+    "{\"quant_method\": \"mxfp4\"}, \"rms_norm_eps\": 1e-05, "
+    "\"rope_scaling\": {\"beta_fast\": 32.0, \"beta_slow\": 1.0, "
+    "\"factor\": 32.0, \"original_max_position_embeddings\": 4096, "
+    "\"rope_type\": \"yarn\", \"truncate\": false}, \"rope_theta\": "
+    "150000, \"sliding_window\": 128, \"swiglu_limit\": 7.0, "
+    "\"tie_word_embeddings\": false, \"vocab_size\": 201088}";
+
+
 static const char  glm4[] =
     "{\"architectures\": [\"Glm4MoeForCausalLM\"], \"model_type\": "
     "\"glm4_moe\", \"attention_bias\": true, \"eos_token_id\": [151329, "
@@ -446,6 +463,44 @@ test_glm4(void **state)
     refuses(glm4, "moe_intermediate_size", NULL, "moe_intermediate_size");
     lists_unsupported(glm4, "scoring_func", "\"softmax\"", "scoring_func");
     lists_unsupported(glm4, "mlp_bias", "true", "mlp_bias");
+}
+
+
+static void
+test_gpt_oss(void **state)
+{
+    accepts(gpt_oss);
+    assert_int_equal(cfg.family, MOE_FAMILY_GPT_OSS);
+    assert_int_equal(cfg.quant, MOE_QUANT_MXFP4);
+    assert_int_equal(cfg.score, MOE_SCORE_CHOSEN);
+    assert_int_equal(cfg.qkv_bias, 1);
+    assert_int_equal(cfg.o_bias, 1);
+    assert_int_equal(cfg.logit_bias, 1);
+    assert_int_equal(cfg.ffn_bias, 1);
+    assert_int_equal(cfg.sinks, 1);
+    assert_int_equal(cfg.rope.truncate, 0);
+    assert_true(cfg.swiglu_limit == 7 && cfg.swiglu_alpha == 1.702);
+    assert_int_equal(cfg.window, 128);
+    assert_int_equal(cfg.sliding[0], 1);
+    assert_int_equal(cfg.sliding[1], 0);
+    assert_int_equal(cfg.sliding[22], 1);
+
+    assert_int_equal(parse_with(gpt_oss, "num_hidden_layers", "2"), 0);
+    assert_int_equal(cfg.sliding[2], 0);
+    assert_int_equal(parse_with(gpt_oss, "sliding_window", NULL), 0);
+    assert_int_equal(cfg.window, 128);
+    assert_int_equal(parse_with(gpt_oss, "swiglu_alpha", "2.5"), 0);
+    assert_true(cfg.swiglu_alpha == 2.5);
+    assert_int_equal(parse_with(gpt_oss, "attention_bias", "false"), 0);
+    assert_int_equal(cfg.qkv_bias + cfg.o_bias, 0);
+
+    refuses(gpt_oss, "sliding_window", "0", "sliding_window");
+    refuses(gpt_oss, "swiglu_limit", "0", "swiglu_limit");
+    refuses(gpt_oss, "layer_types", "[\"full_attention\"]",
+            "not a list of 24");
+    refuses(gpt_oss, "layer_types", "7", "not a list of 24");
+    lists_unsupported(mixtral, "quantization_config",
+                      "{\"quant_method\": \"mxfp4\"}", "mxfp4");
 }
 
 
@@ -833,6 +888,7 @@ test_params(void **state)
         { qwen2, 14315784192, 0 },
         { mixtral, 46702792704, 12879925248 },
         { olmoe, 6919161856, 0 },
+        { gpt_oss, 20914757184, 0 },
         { glm4, 352797829024, 0 },
         { minimax, 228689764864, 0 },
         { kimi, 1026408232448, 0 },
@@ -859,6 +915,7 @@ main(void)
         cmocka_unit_test(test_deepseek_v2),
         cmocka_unit_test(test_gqa_families),
         cmocka_unit_test(test_glm4),
+        cmocka_unit_test(test_gpt_oss),
         cmocka_unit_test(test_minimax),
         cmocka_unit_test(test_kimi),
         cmocka_unit_test(test_dense_layers),

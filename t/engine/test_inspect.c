@@ -111,6 +111,14 @@ test_no_text(void **state)
     says("family       MiniMax-M2 (MiniMaxM2ForCausalLM)");
     says("norm over all heads");
 
+    assert_int_equal(inspect("t/golden/gpt-oss-mxfp4", NULL, NULL, NULL,
+                             NULL), 1);
+    says("family       gpt-oss (GptOssForCausalLM)");
+    says("biases, sinks, a window of 20 in 1 layers");
+    says("6 of width 32, 2 a token; clamped at 7, biases");
+    says("router       softmax over the chosen\n");
+    says("MXFP4 ");
+
     assert_int_equal(inspect("t/golden/kimi-k2", NULL, NULL, NULL, NULL), 1);
     says("family       Kimi-K2 (DeepseekV3ForCausalLM)");
 }

@@ -37,7 +37,8 @@ static const char *const  dirs[] = {
     "t/golden/v3", "t/golden/v3-fp8", "t/golden/v3-odd", "t/golden/v2-lite",
     "t/golden/mixtral", "t/golden/qwen2-moe", "t/golden/qwen3-moe",
     "t/golden/olmoe", "t/golden/glm4-moe", "t/golden/minimax-m2",
-    "t/golden/kimi-k2", "models/demo"
+    "t/golden/kimi-k2", "t/golden/gpt-oss", "t/golden/gpt-oss-mxfp4",
+    "models/demo"
 };
 
 #define NDIRS  (sizeof(dirs) / sizeof(dirs[0]))

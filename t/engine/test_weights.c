@@ -10,6 +10,8 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "model/fused.h"
+#include "model/mxfp4.h"
 #include "model/weights.h"
 
 
@@ -59,7 +61,8 @@ test_families(void **state)
 
     static const char *const  names[] = {
         "v2", "v2-lite", "v3", "v3-bf16", "v3-noshared", "v3-odd", "v3-yarn",
-        "qwen3-moe", "qwen3-moe-yarn", "qwen2-moe", "mixtral", "olmoe"
+        "qwen3-moe", "qwen3-moe-yarn", "qwen2-moe", "mixtral", "olmoe",
+        "gpt-oss", "gpt-oss-mxfp4"
     };
 
     for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -82,6 +85,148 @@ test_families(void **state)
         assert_int_equal(w->n_used + w->n_mtp, moe_st_count(w->st));
         moe_weights_free(w);
     }
+}
+
+
+/* a part in memory as it is in the file, also packed: bits are the same but
+ * for the order of rounding, of which there is none */
+static void
+same_part(const moe_st_tensor_t *f, moe_dtype_e type, uint64_t size)
+{
+    int            r;
+    void          *mem;
+    float         *want, *got;
+    moe_tensor_t   from, to;
+
+    from = moe_part_tensor(f);
+    mem = aligned_alloc(64, (size_t) (size + 63) / 64 * 64);
+    want = malloc((size_t) from.cols * sizeof(float));
+    got = malloc((size_t) from.cols * sizeof(float));
+
+    assert_int_equal(moe_part_fill(f, type, mem), 0);
+    to = (moe_tensor_t) { .data = mem, .dtype = type, .rows = from.rows,
+                          .cols = from.cols };
+
+    for (r = 0; r < from.rows; r++) {
+        moe_tensor_to_f32(&from, r, 1, want);
+        moe_tensor_to_f32(&to, r, 1, got);
+        assert_memory_equal(want, got, (size_t) from.cols * sizeof(float));
+    }
+
+    free(mem);
+    free(want);
+    free(got);
+}
+
+
+/* every part of both ways to keep experts */
+static void
+test_parts(void **state)
+{
+    int                     d, parts;
+    char                    dir[256];
+    size_t                  i;
+    uint64_t                size;
+    moe_st_t               *st;
+    moe_dtype_e             type;
+    const moe_st_tensor_t  *f;
+
+    static const char *const  dirs[] = { "gpt-oss", "gpt-oss-mxfp4" };
+
+    for (d = 0; d < 2; d++) {
+        snprintf(dir, sizeof(dir), GOLDEN "%s", dirs[d]);
+        assert_int_equal(moe_config_load(dir, &cfg, &err), 0);
+        st = moe_st_open(dir, &err);
+        assert_non_null(st);
+        assert_int_equal(moe_fused_split(st, &cfg, &err), 0);
+        parts = 0;
+
+        for (i = 0; (f = moe_st_at(st, i)) != NULL; i++) {
+            if (!moe_is_part(f)) {
+                assert_null(strstr(f->name, ".experts."));
+                continue;
+            }
+
+            parts++;
+            type = moe_part_type(f, 1, &size);
+            same_part(f, type, size);
+
+            if (f->dtype == MOE_DTYPE_MXFP4) {
+                assert_int_equal(type, MOE_DTYPE_BF16);
+                assert_int_equal(moe_part_type(f, 0, &size),
+                                 MOE_DTYPE_I8_G32);
+                same_part(f, MOE_DTYPE_I8_G32, size);
+            }
+        }
+
+        assert_int_equal(parts, 6 * cfg.n_layers * cfg.n_experts);
+        moe_st_close(st);
+    }
+}
+
+
+/* tensors of other shapes than the configuration's */
+static void
+test_parts_refuse(void **state)
+{
+    size_t     i;
+    char       dir[256];
+    moe_st_t  *st;
+
+    static const struct {
+        const char  *dir;
+        int          experts;
+        int          ffn;
+        int          hidden;
+        const char  *what;
+    } cases[] = {
+        { "gpt-oss", 1, 0, 0, "not the shape of all experts' " },
+        { "gpt-oss", 0, 1, 0, "not the shape of all experts' " },
+        { "gpt-oss-mxfp4", 1, 0, 0, "not the shape of all experts' " },
+        { "gpt-oss-mxfp4", 0, 32, 0, "not the shape of all experts' " },
+        { "gpt-oss-mxfp4", 0, 0, 1, "not the shape of all experts' " }
+    };
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        snprintf(dir, sizeof(dir), GOLDEN "%s", cases[i].dir);
+        assert_int_equal(moe_config_load(dir, &cfg, &err), 0);
+        cfg.n_experts += cases[i].experts;
+        cfg.moe_ffn += cases[i].ffn;
+        cfg.hidden += cases[i].hidden;
+
+        st = moe_st_open(dir, &err);
+        assert_non_null(st);
+        assert_int_equal(moe_fused_split(st, &cfg, &err), -1);
+        assert_non_null(strstr(err.text, cases[i].what));
+        assert_non_null(strstr(err.text, ".experts."));
+        moe_st_close(st);
+    }
+}
+
+
+/* all 256 scales against powers of two */
+static void
+test_mxfp4_scales(void **state)
+{
+    int       e;
+    uint16_t  half;
+
+    for (e = 0; e < 255; e++) {
+        assert_true((double) moe_mxfp4_scale_f32((uint8_t) e)
+                    == ldexp(1, e - 128));
+
+        if (e > 143) {
+            assert_int_equal(moe_mxfp4_scale((uint8_t) e, &half), -1);
+
+        } else {
+            assert_int_equal(moe_mxfp4_scale((uint8_t) e, &half), 0);
+            assert_true(e < 104 ? half == 0
+                        : e < 114 ? half == 1 << (e - 104)
+                        : half == (e - 113) << 10);
+        }
+    }
+
+    assert_true(isnan(moe_mxfp4_scale_f32(255)));
 }
 
 
@@ -537,6 +682,9 @@ main(void)
 {
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_families),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_parts_refuse),
+        cmocka_unit_test(test_mxfp4_scales),
         cmocka_unit_test(test_tensors_of_mla),
         cmocka_unit_test(test_tensors_of_gqa),
         cmocka_unit_test(test_fp8),

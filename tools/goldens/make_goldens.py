@@ -26,6 +26,7 @@ MARGIN = 1e-3
 STEPS = 64
 LENGTHS = (5, 17, 45)
 BLOCK = 128
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 # ---- the checkpoints: names, shapes, weights ----
@@ -184,9 +185,29 @@ def olmoe(d, c):
             d.mlp(f"{p}mlp.experts.{e}", h, c["intermediate_size"])
 
 
+def gpt_oss(d, c):
+    h, n = c["hidden_size"], c["num_local_experts"]
+    f, heads = c["intermediate_size"], c["num_attention_heads"]
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        d.norm(p + "input_layernorm", h)
+        d.norm(p + "post_attention_layernorm", h)
+        gqa(d, p + "self_attn.", c, bias=True)
+        d.normal(p + "self_attn.o_proj.bias", h, std=0.3)
+        d.normal(p + "self_attn.sinks", heads, std=1.5)
+        d.linear(p + "mlp.router", n, h, 2.0)
+        d.normal(p + "mlp.router.bias", n, std=0.5)
+        e = p + "mlp.experts."
+        d.normal(e + "gate_up_proj", n, h, 2 * f, std=1.4 * h ** -0.5)
+        d.normal(e + "gate_up_proj_bias", n, 2 * f, std=0.5)
+        d.normal(e + "down_proj", n, f, h, std=f ** -0.5)
+        d.normal(e + "down_proj_bias", n, h, std=0.3)
+
+
 DRAW = {"deepseek_v2": deepseek, "deepseek_v3": deepseek, "qwen2_moe": qwen,
         "qwen3_moe": qwen, "mixtral": mixtral, "olmoe": olmoe,
-        "glm4_moe": glm4, "minimax_m2": minimax, "kimi_k2": deepseek}
+        "glm4_moe": glm4, "minimax_m2": minimax, "kimi_k2": deepseek,
+        "gpt_oss": gpt_oss}
 
 
 def weights(c, seed):
@@ -286,8 +307,18 @@ def minimax_m2(**kw):
         sliding_window=None), **kw))
 
 
+def gpt(**kw):
+    return dict(COMMON, **dict(dict(
+        architectures=["GptOssForCausalLM"], model_type="gpt_oss",
+        attention_bias=True, rms_norm_eps=1e-5, rope_theta=150000.0,
+        rope_scaling=dict(rope_type="yarn", factor=8.0, beta_fast=32.0,
+                          beta_slow=1.0, truncate=False,
+                          original_max_position_embeddings=64),
+        num_hidden_layers=4, torch_dtype="bfloat16"), **kw))
+
+
 CASES = {
-    # name: (config, storage: f32 | bf16 | fp8, shards)
+    # name: (config, storage: f32 | bf16 | fp8 | mxfp4, shards)
     "v3": (v3(), "f32", 1),
     "v3-yarn": (v3(rope_scaling=yarn(8, 32, 1.0, 1.0), qk_rope_head_dim=16,
                    num_hidden_layers=2), "f32", 3),
@@ -363,6 +394,23 @@ CASES = {
         num_local_experts=7, num_hidden_layers=3,
         attn_type_list=[1, 1, 1]), "f32", 2),
     "kimi-k2": (kimi(), "f32", 1),
+    "gpt-oss": (gpt(
+        vocab_size=71, hidden_size=45, intermediate_size=19,
+        num_attention_heads=6, num_key_value_heads=2, head_dim=10,
+        num_local_experts=7, num_experts_per_tok=3, sliding_window=11,
+        swiglu_limit=1.5, tie_word_embeddings=True), "bf16", 1),
+    "gpt-oss-mxfp4": (gpt(
+        vocab_size=80, hidden_size=64, intermediate_size=32,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=16,
+        num_local_experts=6, experts_per_token=2, num_experts_per_tok=2,
+        num_hidden_layers=3, sliding_window=20, swiglu_limit=7.0,
+        layer_types=["full_attention", "sliding_attention",
+                     "full_attention"],
+        quantization_config=dict(
+            quant_method="mxfp4",
+            modules_to_not_convert=[
+                "model.layers.*.self_attn", "model.layers.*.mlp.router",
+                "model.embed_tokens", "lm_head"])), "mxfp4", 2),
 }
 
 
@@ -389,6 +437,22 @@ def spread(q, s):
     return q.float() * full[:q.shape[0], :q.shape[1]]
 
 
+def mxfp4(w):
+    """Blocks and scales of experts [n, inputs, outputs], and the values that
+    they stand for: 32 inputs have one power of two, two of them a byte, the
+    even ones in the low half."""
+    x = w.transpose(1, 2).contiguous()
+    x = x.reshape(*x.shape[:2], -1, 32)
+    e = torch.floor(torch.log2(x.abs().amax(-1))) - 2
+    y = x / 2.0 ** e[..., None]
+    table = torch.tensor(FP4)
+    q = (y.abs()[..., None] - table).abs().argmin(-1)
+    value = table[q] * torch.where(y < 0, -1.0, 1.0) * 2.0 ** e[..., None]
+    q = (q + 8 * (y < 0)).to(torch.uint8)
+    return (q[..., 0::2] | q[..., 1::2] << 4, (e + 127).to(torch.uint8),
+            value.flatten(2).transpose(1, 2).contiguous())
+
+
 def stored(w, how):
     """What goes into the file, and what it means in float32."""
     disk, mean = {}, {}
@@ -400,6 +464,8 @@ def stored(w, how):
             disk[k], scale = blocks(v)
             disk[k + "_scale_inv"] = scale
             mean[k] = spread(disk[k], scale)
+        elif how == "mxfp4" and v.ndim == 3:
+            disk[k + "_blocks"], disk[k + "_scales"], mean[k] = mxfp4(v)
         else:
             disk[k] = v.to(torch.bfloat16)
             mean[k] = disk[k].float()
@@ -567,7 +633,8 @@ def make(name, out):
         save(where, c, disk, shards)
         with tempfile.TemporaryDirectory() as tmp:
             source = where
-            if how == "fp8" or c["model_type"] == "kimi_k2":
+            if (how in ("fp8", "mxfp4")
+                    or c["model_type"] == "kimi_k2"):
                 # the reference has no such class, but DeepSeek-V3's
                 source = pathlib.Path(tmp)
                 plain = {k: v for k, v in c.items()
