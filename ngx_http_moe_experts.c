@@ -191,8 +191,8 @@ ngx_http_moe_heat_engine(ngx_http_moe_asked_t *a, ngx_http_moe_out_t *out)
                                   "column an expert; the darker the more rows "
                                   "it had.</p>\n", e->version, e->rows);
     rc |= ngx_http_moe_heat_map(e, out);
-    rc |= ngx_http_moe_out_printf(out, "<p>Load of each rank over the mean, as "
-                                  "experts are placed now.</p>\n");
+    rc |= ngx_http_moe_out_printf(out, "<p>Load of each rank over the mean, "
+                                  "as experts are placed now.</p>\n");
     rc |= ngx_http_moe_heat_ranks(e, out);
 
     return rc ? NGX_ERROR : NGX_OK;

@@ -204,7 +204,8 @@ parse(compare_t *c, int argc, char **argv)
         || (c->noise != NULL && c->base == NULL) || optind == argc
         || argc - optind > MAX_MODELS)
     {
-        fprintf(stderr, "moe-engine compare: --text or --base FILE and one to %d model "
+        fprintf(stderr, "moe-engine compare: --text or --base FILE and one "
+                "to %d model "
                 "directories are needed\n\n%s", (int) MAX_MODELS, help);
         return -1;
     }

@@ -119,7 +119,8 @@ inspect_options(options_t *o, int argc, char **argv)
             i++;
 
             if (i == argc || inspect_number(argv[i], max, value) != 0) {
-                fprintf(stderr, "moe-engine inspect: %s takes a number from 1 to %d\n",
+                fprintf(stderr, "moe-engine inspect: %s takes a number from "
+                        "1 to %d\n",
                         arg, max);
                 return -1;
             }

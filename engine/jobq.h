@@ -220,9 +220,9 @@ typedef struct {
 
 /*
  * Where the rows of spread experts go, at the last look: for each of layers
- * (which has experts) first the load of each expert, then that of each rank, in
- * thousandths of the mean, at most 65535.  A model of more layers than there is
- * room for shows the first ones.
+ * (which has experts) first the load of each expert, then that of each rank,
+ * in thousandths of the mean, at most 65535.  A model of more layers than
+ * there is room for shows the first ones.
  */
 
 #define MOE_EXPERTS_CELLS    28640

@@ -1,5 +1,6 @@
 /*
- * jobq_record: the records that a lane carries: jobs and events, written and parsed.
+ * jobq_record: the records that a lane carries: jobs and events, written and
+ * parsed.
  *
  * A job record is moe_job_wire_t and then sections, each a moe_section_t
  * and its bytes padded to eight.  Everything parsed is untrusted: a length is

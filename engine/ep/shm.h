@@ -11,8 +11,8 @@
  * Every step the ranks agree in begin on their numbers of rows, on the
  * placement, and on one of two forms, which give equal bits:
  *
- *   counted         always good; rows packed, one copy for each rank that has experts of
- *                   it; a list says which experts
+ *   counted         always good; rows packed, one copy for each rank that has
+ *                   experts of it; a list says which experts
  *   fixed capacity  a place for every (expert, row), as many a expert as the
  *                   largest rank has rows; taken where all ranks want it
  *

@@ -87,7 +87,7 @@ struct moe_fair_class_s {
     uint32_t           places;
     uint32_t           n;
     uint32_t           size;
-    moe_fair_key_t   **heap;           /* keys that wait, least counter first */
+    moe_fair_key_t   **heap;           /* that wait, least counter first */
 };
 
 typedef struct {

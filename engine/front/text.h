@@ -42,8 +42,8 @@ typedef struct {
 /*
  * Reads the directory, or a GGUF file.  template: a file with the chat
  * template to use instead of the directory's, or NULL.  context: at most so
- * many tokens, 0: the model's.  The name is the directory's last one unless names were set
- * before.  -1: err has the line and t needs no moe_text_free().
+ * many tokens, 0: the model's.  The name is the directory's last one unless
+ * names were set before.  -1: err has the line and t needs no moe_text_free().
  */
 int moe_text_load(moe_text_t *t, const char *dir, const char *template,
     uint32_t context, moe_err_t *err);

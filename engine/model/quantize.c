@@ -765,7 +765,9 @@ convert(quantize_t *z, const plan_t *p, uint64_t base)
     if (moe_is_part(p->from)) {
         c.t = moe_part_tensor(p->from);
 
-    } else if ((uintptr_t) p->from->data % moe_dtype_size(p->from->dtype) != 0) {
+    } else if ((uintptr_t) p->from->data % moe_dtype_size(p->from->dtype)
+               != 0)
+    {
         copy = aligned_copy(p->from, 0);
         c.t.data = copy;
     }

@@ -3,9 +3,10 @@
  *
  * A tokenizer is read from a model directory's tokenizer.json (byte-level BPE,
  * or BPE with byte fallback and metaspace), or Kimi-K2's tiktoken.model, and
- * tokenizer_config.json.  What the files ask for and this program does not have is refused at load, by
- * name; nothing is approximated.  After load a tokenizer never changes: any
- * number of threads may use it at once, each call brings its own scratch.
+ * tokenizer_config.json.  What the files ask for and this program does
+ * not have is refused at load, by name; nothing is approximated.  After load a
+ * tokenizer never changes: any number of threads may use it at once, each call
+ * brings its own scratch.
  *
  * Text that is not valid UTF-8 is read as Python's
  * bytes.decode("utf-8", "replace") reads it: each maximal invalid part becomes
@@ -57,8 +58,9 @@ typedef struct {
 
 /*
  * Reads DIR/tokenizer.json, or where there is none DIR/tiktoken.model, and,
- * where they exist, DIR/tokenizer_config.json and DIR/special_tokens_map.json.  Returns a tokenizer that the caller frees,
- * or NULL with a line that names file and key.
+ * where they exist, DIR/tokenizer_config.json and DIR/special_tokens_map.json.
+ * Returns a tokenizer that the caller frees, or NULL with a line that names
+ * file and key.
  */
 moe_tokenizer_t *moe_tokenizer_load(const char *dir, moe_err_t *err);
 

@@ -64,7 +64,8 @@ create(moe_shm_t *shm, uint32_t spare)
 }
 
 
-/* expert (e + shift) of a layer is the e-th most popular; all ranks have rows */
+/* expert (e + shift) of a layer is the e-th most popular; all ranks have
+ * rows */
 static void
 load(moe_shm_t *shm, uint32_t rows, uint32_t shift)
 {

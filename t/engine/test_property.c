@@ -698,7 +698,8 @@ test_random_requests(void **state)
 
     print_message("worlds %u to %u: %u answers whole, %u cut short, %u with "
                   "a cached beginning (%u of them known to the token), %llu "
-                  "preemptions, %llu of %llu drafts right\n", first, first + n - 1, seen.finished,
+                  "preemptions, %llu of %llu drafts right\n", first,
+                   first + n - 1, seen.finished,
                   seen.cancelled, seen.hits, seen.exact,
                   (unsigned long long) seen.preempted,
                   (unsigned long long) seen.accepted,

@@ -19,8 +19,8 @@
  *   logprobs=N    each token has N alternatives
  *
  * With --sound it does not do what status, fail, stall, close, die and bad ask
- * for.  With --vandal N it spoils, in N of a hundred turns, up to four bytes of what
- * it is about to publish.
+ * for.  With --vandal N it spoils, in N of a hundred turns, up to four bytes
+ * of what it is about to publish.
  */
 
 #include <errno.h>
