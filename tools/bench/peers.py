@@ -7,7 +7,7 @@
              --llama PATH/llama-batched-bench --ik PATH/llama-batched-bench
 
 Programs take turns, round after round, with a probe of the read bandwidth
-before each turn; what is printed are medians over the rounds and their
+before each test; what is printed are medians over the rounds and their
 ratios.  Every program's first turn is preceded by one that does not count, so
 that files are in the page cache.  Without a model at hand, --shape NAME and
 --type TYPE make one in --dir first (docs/benchmarks/cpu.md).
@@ -106,7 +106,7 @@ class Llama:
 def tests_of(a):
     """Prompt, tokens and streams of a program's calls, and what of each call
     is a result: (name, streams, column 1: prefill, 2: decode)."""
-    short = 32
+    short = 16
     out = [(short, a.tokens, a.streams,
             [(f"decode, {n} together" if n > 1 else "decode, 1 stream", n, 2)
              for n in (1, 2, 4, 8, 16, 32, 64) if n <= a.streams])]
@@ -116,29 +116,38 @@ def tests_of(a):
     return out
 
 
+def turns(a, programs):
+    """Program and round, in order; round -1 does not count."""
+    if a.apart:
+        for p in programs:
+            yield from ((p, n) for n in range(-1, a.rounds))
+        return
+    for n in range(-1, a.rounds):
+        k = max(n, 0) % len(programs)
+        yield from ((p, n) for p in programs[k:] + programs[:k])
+
+
 def measure(a, programs, probe):
     got = {p.name: {} for p in programs}
     memory, bandwidth = {}, []
-    for turn in range(-1, a.rounds):
-        for p in programs[turn % len(programs):] + programs[
-                :turn % len(programs)]:
-            if turn < 0:
-                p.test(32, 8, 1)
+    for p, n in turns(a, programs):
+        if n < 0:
+            p.test(16, 4, 1)
+            continue
+        for prompt, tokens, most, results in tests_of(a):
+            # the longest are slow and steady: fewer rounds
+            if prompt > 1024 and n >= max(1, a.rounds // 3):
                 continue
-            for prompt, tokens, most, results in tests_of(a):
-                # the longest are slow and steady: fewer rounds
-                if prompt > 1024 and turn >= max(1, a.rounds // 3):
-                    continue
-                bandwidth.append(float(run([probe, str(a.threads)])[0]))
-                table, rss = p.test(prompt, tokens, most)
-                memory[p.name] = max(memory.get(p.name, 0), rss)
-                for name, streams, column in results:
-                    value = [r[column] for r in table if r[0] == streams]
-                    if len(value) != 1:
-                        sys.exit(f"{p.name}: no result for {name}")
-                    got[p.name].setdefault(name, []).append(value[0])
-            print(f"  round {turn + 1}, {p.name}: "
-                  f"{bandwidth[-1]:.0f} GB/s beside", file=sys.stderr)
+            bandwidth.append(float(run([probe, str(a.threads)])[0]))
+            table, rss = p.test(prompt, tokens, most)
+            memory[p.name] = max(memory.get(p.name, 0), rss)
+            for name, streams, column in results:
+                value = [r[column] for r in table if r[0] == streams]
+                if len(value) != 1:
+                    sys.exit(f"{p.name}: no result for {name}")
+                got[p.name].setdefault(name, []).append(value[0])
+        print(f"  round {n + 1}, {p.name}: {bandwidth[-1]:.0f} GB/s beside",
+              file=sys.stderr)
     return got, memory, bandwidth
 
 
@@ -201,6 +210,9 @@ def main():
     p.add_argument("--tokens", type=int, default=32)
     p.add_argument("--prompts", default="512,2048,4096",
                    type=lambda s: [int(n) for n in s.split(",") if n])
+    p.add_argument("--apart", action="store_true",
+                   help="each program's rounds in a row: where the files of "
+                   "two do not fit in memory together")
     p.add_argument("--busy", action="store_true",
                    help="one process beside that never sleeps")
     p.add_argument("--first", action="store_true",

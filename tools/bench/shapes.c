@@ -100,9 +100,10 @@ static const shape_t  shapes[] = {
       64, 8, 0, 50304, 0, 10000, 1e-5f },
     { "qwen3-30b-a3b", "qwen3moe", "qwen2", 48, 0, 2048, 32, 4, 128, 6144,
       768, 128, 8, 0, 151936, 0, 1000000, 1e-6f },
-    /* for agreement, not for speed */
-    { "small-deepseek2", "deepseek2", "deepseek-llm", 4, 1, 512, 4, 4, 192,
-      1024, 256, 16, 4, 1, 2048, 256, 10000, 1e-6f },
+    /* for agreement, not for speed; 27 layers are how llama.cpp knows a V2
+     * without q-LoRA */
+    { "small-deepseek2", "deepseek2", "deepseek-llm", 27, 1, 512, 4, 4, 192,
+      1024, 256, 8, 2, 1, 2048, 256, 10000, 1e-6f },
     { "small-qwen3moe", "qwen3moe", "qwen2", 4, 0, 512, 8, 2, 64, 1024, 256,
       16, 4, 0, 2048, 0, 1000000, 1e-6f }
 };
@@ -248,13 +249,18 @@ random_bytes(file_t *f, uint8_t *p, size_t n)
 }
 
 
-/* a normal number as float16 */
+/* as float16, cut off; the smallest ones too */
 static uint16_t
 half(float x)
 {
     uint32_t  u;
 
     memcpy(&u, &x, 4);
+
+    if ((u >> 23 & 0xff) < 113) {
+        return (uint16_t) ((u >> 16 & 0x8000)
+                           | (uint32_t) (fabsf(x) * 16777216));
+    }
 
     return (uint16_t) ((u >> 16 & 0x8000)
                        | (((u >> 23 & 0xff) - 112) << 10 & 0x7c00)
