@@ -783,11 +783,30 @@ puppet_accept(int ls)
 }
 
 
+/* takes what there is, or it would be said for ever that it is there */
+
+static void
+puppet_ignore(puppet_lane_t *l)
+{
+    char     buf[4096];
+    ssize_t  n;
+
+    n = recv(l->fd, buf, sizeof(buf), MSG_DONTWAIT);
+
+    if (n == 0 || (n == -1 && errno != EAGAIN && errno != EINTR)) {
+        puppet_lane_close(l);
+    }
+}
+
+
 static void
 puppet_read(puppet_lane_t *l)
 {
     if (!l->up) {
-        if (!opt.silent) {
+        if (opt.silent) {
+            puppet_ignore(l);
+
+        } else {
             puppet_hello(l);
         }
 
