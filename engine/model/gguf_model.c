@@ -32,6 +32,7 @@ static int convert_qwen3moe(convert_t *c);
 static int convert_qwen2moe(convert_t *c);
 static int convert_olmoe(convert_t *c);
 static int convert_llama(convert_t *c);
+static int convert_gpt_oss(convert_t *c);
 
 
 static const arch_t  archs[] = {
@@ -39,7 +40,8 @@ static const arch_t  archs[] = {
     { "qwen3moe", convert_qwen3moe },
     { "qwen2moe", convert_qwen2moe },
     { "olmoe", convert_olmoe },
-    { "llama", convert_llama }
+    { "llama", convert_llama },
+    { "gpt-oss", convert_gpt_oss }
 };
 
 
@@ -622,6 +624,30 @@ convert_llama(convert_t *c)
 }
 
 
+/* the correction range of its YaRN is not rounded, which no key says */
+static int
+convert_gpt_oss(convert_t *c)
+{
+    json_t  *scaling;
+
+    set_names(c, "GptOssForCausalLM");
+
+    scaling = json_object_get(c->out, "rope_scaling");
+
+    if (scaling != NULL) {
+        json_object_set_new(scaling, "truncate", json_false());
+    }
+
+    if (convert_gqa(c) != 0
+        || need_int(c, "expert_count", "num_local_experts") != 0)
+    {
+        return -1;
+    }
+
+    return set_expert_width(c, "intermediate_size");
+}
+
+
 /*
  * Widths of MLA heads: written under _mla since llama.cpp keeps the two halves
  * of kv_b apart, before that plainly.
@@ -769,7 +795,7 @@ add_known_ends(convert_t *c, json_t *ends)
 
     static const char *const  known[] = {
         "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>",
-        "<|end_of_text|>"
+        "<|end_of_text|>", "<|return|>", "<|call|>"
     };
 
     tokens = moe_gguf_find(c->g, "tokenizer.ggml.tokens");

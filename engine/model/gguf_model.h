@@ -3,8 +3,8 @@
  *
  * Metadata become the config.json that the checkpoint had, tensors get the
  * names and shapes that they had there; from then on nothing knows the
- * difference.  Architectures: deepseek2, qwen3moe, qwen2moe, olmoe, and llama
- * with experts (Mixtral).
+ * difference.  Architectures: deepseek2, qwen3moe, qwen2moe, olmoe, gpt-oss,
+ * and llama with experts (Mixtral).
  *
  * F32, F16 and BF16 stay in the mapped file, but for what llama.cpp's
  * converter rearranged (q and k of llama, the halves of kv_b), which is put

@@ -68,6 +68,9 @@ static const rename_t  layer_names[] = {
     { "attn_q_norm.weight", "self_attn.q_norm.weight", 0 },
     { "attn_k_norm.weight", "self_attn.k_norm.weight", 0 },
     { "attn_output.weight", "self_attn.o_proj.weight", 1 },
+    { "attn_output.bias", "self_attn.o_proj.bias", 0 },
+    { "attn_sinks.weight", "self_attn.sinks", 0 },
+    { "post_attention_norm.weight", "post_attention_layernorm.weight", 0 },
     { "attn_q_a.weight", "self_attn.q_a_proj.weight", 1 },
     { "attn_q_a_norm.weight", "self_attn.q_a_layernorm.weight", 0 },
     { "attn_q_b.weight", "self_attn.q_b_proj.weight", 1 },
@@ -77,12 +80,20 @@ static const rename_t  layer_names[] = {
     { "ffn_gate.weight", "mlp.gate_proj.weight", 1 },
     { "ffn_up.weight", "mlp.up_proj.weight", 1 },
     { "ffn_down.weight", "mlp.down_proj.weight", 1 },
-    { "ffn_gate_inp.weight", "{moe}.gate.weight", 0 },
+    { "ffn_gate_inp.weight", "{moe}.{router}.weight", 0 },
+    { "ffn_gate_inp.bias", "{moe}.{router}.bias", 0 },
     { "exp_probs_b.bias", "{moe}.gate.e_score_correction_bias", 0 },
     { "ffn_gate_shexp.weight", "{moe}.{shared}.{gate}.weight", 1 },
     { "ffn_up_shexp.weight", "{moe}.{shared}.{up}.weight", 1 },
     { "ffn_down_shexp.weight", "{moe}.{shared}.{down}.weight", 1 },
     { "ffn_gate_inp_shexp.weight", "{moe}.shared_expert_gate.weight", 0 },
+};
+
+/* of biases all rows of a tensor are vectors, one an expert */
+static const rename_t  fused_biases[] = {
+    { "ffn_gate_exps.bias", "{moe}.experts.{n}.{gate}.bias", 0 },
+    { "ffn_up_exps.bias", "{moe}.experts.{n}.{up}.bias", 0 },
+    { "ffn_down_exps.bias", "{moe}.experts.{n}.{down}.bias", 0 }
 };
 
 static const rename_t  fused_names[] = {
@@ -404,6 +415,7 @@ layer_name(const tensors_t *t, char name[NAME_SIZE], int layer,
         const char  *word;
     } words[] = {
         { "{moe}", t->fam->moe_prefix },
+        { "{router}", t->fam->router ? t->fam->router : "gate" },
         { "{gate}", t->fam->gate },
         { "{up}", t->fam->up },
         { "{down}", t->fam->down },
@@ -600,6 +612,39 @@ add_fused(tensors_t *t, int layer, int part, const moe_gguf_tensor_t *s)
 }
 
 
+static int
+add_biases(tensors_t *t, int layer, const char *to, const moe_gguf_tensor_t *s)
+{
+    int      e;
+    char     name[NAME_SIZE];
+    size_t   each;
+    plain_t  p;
+
+    if (s->ndim != 2 || s->dims[1] != (uint64_t) t->cfg->n_experts) {
+        return bad_shape(t, s, "one row an expert");
+    }
+
+    if (plain_of(t, s, &p) != 0) {
+        return -1;
+    }
+
+    each = (size_t) s->dims[0] * moe_dtype_size(p.dtype);
+
+    for (e = 0; e < t->cfg->n_experts; e++) {
+        layer_name(t, name, layer, to, e);
+
+        if (add_tensor(t, name, s, p.dtype, p.data + (size_t) e * each, 0,
+                       s->dims[0])
+            != 0)
+        {
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
 /* "ffn_gate.7.weight", as the first Mixtral files have their experts */
 static int
 single_expert(const char *name, int *part, int *expert)
@@ -792,6 +837,12 @@ add_of_layer(tensors_t *t, int layer, const char *name,
     for (i = 0; i < COUNT(fused_names); i++) {
         if (strcmp(name, fused_names[i].from) == 0) {
             return add_fused(t, layer, (int) i, s);
+        }
+    }
+
+    for (i = 0; i < COUNT(fused_biases); i++) {
+        if (strcmp(name, fused_biases[i].from) == 0) {
+            return add_biases(t, layer, fused_biases[i].to, s);
         }
     }
 

@@ -168,10 +168,12 @@ same_config(const char *name, const moe_config_t *a, const moe_config_t *b)
     SAME(top_k) SAME(shared_ffn) SAME(shared_gate) SAME(score) SAME(topk)
     SAME(n_group) SAME(topk_group) SAME(norm_topk) SAME(topk_eps)
     SAME(routed_scale) SAME(router_bias) SAME(rms_eps) SAME(tie_embeddings)
+    SAME(o_bias) SAME(sinks) SAME(window) SAME(logit_bias) SAME(ffn_bias)
+    SAME(swiglu_limit) SAME(swiglu_alpha)
     SAME(bos) SAME(n_eos) SAME(eos[0]) SAME(n_moe_layers)
 
     for (i = 0; i < MOE_MAX_LAYERS; i++) {
-        SAME(is_moe[i])
+        SAME(is_moe[i]) SAME(sliding[i])
     }
 }
 
@@ -191,7 +193,7 @@ test_models(void **state)
         { "v2-lite", "v2-lite-old" }, { "qwen3moe", "qwen3moe" },
         { "qwen2moe", "qwen2moe" }, { "mixtral", "mixtral" },
         { "olmoe", "olmoe" }, { "mixtral", "mixtral-apart" },
-        { "qwen3moe", "qwen3moe-joined" }
+        { "qwen3moe", "qwen3moe-joined" }, { "gpt-oss", "gpt-oss" }
     };
 
     (void) state;

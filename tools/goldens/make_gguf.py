@@ -30,7 +30,8 @@ ARCH = {"deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
         "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
         "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
         "olmoe": gguf.MODEL_ARCH.OLMOE,
-        "mixtral": gguf.MODEL_ARCH.LLAMA}
+        "mixtral": gguf.MODEL_ARCH.LLAMA,
+        "gpt_oss": gguf.MODEL_ARCH.GPT_OSS}
 
 
 
@@ -75,6 +76,9 @@ def metadata(w, c, old):
     if c.get("shared_expert_intermediate_size"):
         w.add_expert_shared_feed_forward_length(
             c["shared_expert_intermediate_size"])
+    if kind == "gpt_oss":
+        w.add_sliding_window(c["sliding_window"])
+        w.add_expert_feed_forward_length(c["intermediate_size"])
     if c.get("clip_qkv"):
         w.add_clamp_kqv(c["clip_qkv"])
     # llama.cpp goes by the architecture; say so where a test differs
@@ -158,6 +162,17 @@ def permute(w, heads):
             .swapaxes(1, 2).reshape(w.shape))
 
 
+def gpt_oss_experts(name, x):
+    """Gate and up apart, outputs before inputs."""
+    bias = name.endswith("_bias")
+    x = x if bias else x.transpose(1, 2)
+    name = name.removesuffix("_bias") + (".bias" if bias else ".weight")
+    if "gate_up_proj" not in name:
+        return {name: x}
+    return {name.replace("gate_up_proj", "gate_proj"): x[:, 0::2],
+            name.replace("gate_up_proj", "up_proj"): x[:, 1::2]}
+
+
 def rearranged(t, c, old):
     """The checkpoint's tensors as the converter names and shapes them."""
     kind, out, experts = c["model_type"], {}, {}
@@ -165,6 +180,12 @@ def rearranged(t, c, old):
         part = name.split(".")
         if len(part) > 2 and part[2].isdigit() and (
                 int(part[2]) >= c["num_hidden_layers"]):
+            continue
+        if kind == "gpt_oss" and ".experts." in name:
+            out.update(gpt_oss_experts(name, x))
+            continue
+        if name.endswith(".sinks"):
+            out[name + ".weight"] = x
             continue
         if ".experts." in name:
             i = part.index("experts")
@@ -193,7 +214,8 @@ def rearranged(t, c, old):
 
 
 def type_of(name, x, want):
-    if x.ndim == 1 or "ffn_gate_inp" in name or "_norm" in name:
+    if (x.ndim == 1 or "ffn_gate_inp" in name or "_norm" in name
+            or name.endswith(".bias")):
         return T.F32
     block = gguf.GGML_QUANT_SIZES[want][0]
     return want if x.shape[-1] % block == 0 else T.F16
@@ -331,6 +353,13 @@ def models():
         "olmoe": small(of("olmoe"), num_key_value_heads=2, num_experts=4,
                        num_experts_per_tok=2, intermediate_size=12,
                        clip_qkv=1.5),
+        "gpt-oss": small(of("gpt-oss"), num_key_value_heads=1, head_dim=6,
+                         num_local_experts=4, num_experts_per_tok=2,
+                         intermediate_size=12, sliding_window=5,
+                         tie_word_embeddings=False, swiglu_limit=7.0,
+                         rope_scaling=dict(
+                             rope_type="yarn", factor=4.0, truncate=False,
+                             original_max_position_embeddings=16)),
     }
 
 
