@@ -103,7 +103,7 @@ object = "chat.completion"
 --- config
 location / { moe_pass unix:$TEST_NGINX_A_SOCK; }
 --- chat
-{"stream":true,"n":3,"messages":[{"role":"user","content":"tokens=3 delay=20 finish=length"}]}
+{"stream":true,"n":3,"messages":[{"role":"user","content":"tokens=3 delay=250 finish=length"}]}
 --- sse
 done = 1
 roles.0 = "assistant"
