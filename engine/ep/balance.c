@@ -42,7 +42,7 @@ struct moe_balance_s {
 
     uint64_t                    *last;      /* [n_layers][n_experts] */
     double                      *load;      /* the same */
-    uint64_t                    *counts;    /* [n_experts] */
+    uint64_t                    *counts;    /* of this look, the same */
     uint32_t                    *phy;       /* [nranks * n_local] */
     uint32_t                    *replica;
     uint32_t                    *count;     /* [n_experts] */
@@ -95,7 +95,7 @@ moe_balance_create(moe_shm_t *shm, uint32_t spare, uint64_t period_us,
     b->expert = calloc(b->shape->n_layers * slots, sizeof(uint32_t));
     b->last = calloc(all, sizeof(uint64_t));
     b->load = calloc(all, sizeof(double));
-    b->counts = calloc(b->shape->n_experts, sizeof(uint64_t));
+    b->counts = calloc(all, sizeof(uint64_t));
     b->phy = calloc(slots, sizeof(uint32_t));
     b->replica = calloc(slots, sizeof(uint32_t));
     b->count = calloc(b->shape->n_experts, sizeof(uint32_t));
@@ -202,40 +202,34 @@ begin(moe_balance_t *b, uint64_t now_us, moe_err_t *err)
 static uint64_t
 take(moe_balance_t *b)
 {
-    size_t    at;
-    uint32_t  e, l, most;
-    uint64_t  rows, all;
+    size_t    i, n;
+    uint32_t  e, l;
+    uint64_t  rows, all, most, *count;
 
     all = 0;
     most = 0;
+    n = b->shape->n_experts;
 
     for (l = 0; l < b->shape->n_layers; l++) {
-        moe_board_loads(b->shm, l, b->counts);
-        at = (size_t) l * b->shape->n_experts;
+        count = b->counts + l * n;
+        moe_board_loads(b->shm, l, count);
         rows = 0;
 
-        for (e = 0; e < b->shape->n_experts; e++) {
-            rows += b->counts[e] - b->last[at + e];
+        for (e = 0; e < n; e++) {
+            rows += count[e] - b->last[l * n + e];
         }
 
         all += rows;
-        most = rows > most ? (uint32_t) (rows > UINT32_MAX ? UINT32_MAX
-                                                           : rows) : most;
+        most = rows > most ? rows : most;
     }
 
-    if (most < (uint64_t) ROWS_EXPERT * b->shape->n_experts) {
+    if (most < ROWS_EXPERT * n) {
         return 0;
     }
 
-    for (l = 0; l < b->shape->n_layers; l++) {
-        moe_board_loads(b->shm, l, b->counts);
-        at = (size_t) l * b->shape->n_experts;
-
-        for (e = 0; e < b->shape->n_experts; e++) {
-            b->load[at + e] = KEEP * b->load[at + e]
-                              + (double) (b->counts[e] - b->last[at + e]);
-            b->last[at + e] = b->counts[e];
-        }
+    for (i = 0; i < b->shape->n_layers * n; i++) {
+        b->load[i] = KEEP * b->load[i] + (double) (b->counts[i] - b->last[i]);
+        b->last[i] = b->counts[i];
     }
 
     b->figures.rows = all / b->shape->top_k;
