@@ -129,6 +129,7 @@ error.param = null
 
 
 === TEST 12: paths are matched whole
+--- early
 --- request eval
 ["GET /v1/models/", "POST /v1/chat/completions/\n{}", "GET /healthy",
  "POST /v1/chat/completion\n{}", "GET /", "GET /v1"]

@@ -227,6 +227,7 @@ location = /metrics { moe_status prometheus; if ($arg_if) { set $x 1; } }
 
 
 === TEST 9: methods
+--- early
 --- config
 location / { moe_pass engine; }
 location = /status { moe_status; }

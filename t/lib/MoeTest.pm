@@ -250,7 +250,7 @@ sub expand($) {
     }
 
     # curl has no such clients, and takes a reply that comes before its body
-    # was sent for an error now and then
+    # was sent for an error now and then, also that of nginx's own "return 404"
 
     $block->set_value('no_http2', 1)
         if defined $block->abort || defined $block->shutdown
