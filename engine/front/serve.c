@@ -14,7 +14,7 @@
 #define MOE_FRONT_EVENTS   64
 #define MOE_FRONT_TICK_US  (MOE_SECOND / 10)
 
-/* after the drain's time, how long ENDs may take to leave */
+/* after the drain's time, how long ranks have for their ENDs, then workers */
 #define MOE_FRONT_LAST_US  (MOE_SECOND / 2)
 
 /* without any worker, how long a model may take to load */
@@ -108,14 +108,36 @@ moe_front_end_all(moe_front_t *f)
 }
 
 
+/* a rank that gets no processor keeps no END back: what it gave is counted */
+
+static void
+moe_front_leave_ranks(moe_front_t *f)
+{
+    uint32_t       i;
+    moe_task_t    *t;
+    moe_choice_t  *c;
+
+    for (t = f->tasks; t; t = t->next) {
+        for (i = 0; i < t->nchoices; i++) {
+            c = &t->choices[i];
+            moe_slot_leave(c);
+            moe_choice_done(c, c->out.ids.n);
+        }
+    }
+}
+
+
 static void
 moe_front_tick_drain(moe_front_t *f)
 {
     if (f->ntasks == 0) {
         f->quit = 1;
 
-    } else if (f->now >= f->drain_us + MOE_FRONT_LAST_US) {
+    } else if (f->now >= f->drain_us + 2 * MOE_FRONT_LAST_US) {
         f->quit = 1;
+
+    } else if (f->now >= f->drain_us + MOE_FRONT_LAST_US) {
+        moe_front_leave_ranks(f);
 
     } else if (f->now >= f->drain_us) {
         moe_front_end_all(f);

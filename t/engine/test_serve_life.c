@@ -121,6 +121,48 @@ test_drain(void **unused)
 }
 
 
+/* a rank that answers no more does not keep the last END back */
+
+static void
+test_drain_stuck(void **unused)
+{
+    int          slot;
+    char         path[64];
+    pid_t        pid;
+    reply_t     *r;
+    worker_t    *v;
+    moe_job_t    job;
+
+    const char *const  args[] = { "--drain-timeout", "0", NULL };
+
+    socket_name(path, sizeof(path), "drain-stuck");
+    v = &spare;
+
+    pid = engine_start(path, args);
+    worker_ready(v, path);
+
+    job_text(&job, PROMPT);
+    job.flags = MOE_JOB_IGNORE_EOS;
+    job.max_tokens = MOE_UNLIMITED;
+    slot = worker_submit(v, &job);
+    r = &v->jobs[slot];
+
+    while (r->choices[0].nids < 3) {
+        worker_pump(v, 100);
+    }
+
+    kill(engine_rank(pid), SIGSTOP);
+    kill(pid, SIGTERM);
+
+    worker_wait(v, slot);
+    assert_sound(r, 503);
+    assert_true(r->end.completion_tokens >= 3);
+
+    assert_int_equal(engine_wait(pid), 0);
+    worker_close(v);
+}
+
+
 static void
 test_idle(void **unused)
 {
@@ -678,6 +720,7 @@ main(void)
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_socket),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_drain_stuck),
         cmocka_unit_test(test_idle),
         cmocka_unit_test(test_queue),
         cmocka_unit_test(test_shares),

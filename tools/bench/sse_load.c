@@ -26,6 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proc.h"
+
 
 typedef struct {
     int         fd;
@@ -70,37 +72,6 @@ cpu_ns(const char *pid)
     fclose(f);
 
     return ns;
-}
-
-
-/* memory that is the process's own, in KB */
-
-static long
-anon_kb(const char *pid)
-{
-    char   path[64], line[256];
-    long   kb;
-    FILE  *f;
-
-    snprintf(path, sizeof(path), "/proc/%s/status", pid);
-
-    f = fopen(path, "r");
-    if (f == NULL) {
-        fprintf(stderr, "sse_load: no status of %s\n", pid);
-        exit(1);
-    }
-
-    kb = 0;
-
-    while (fgets(line, sizeof(line), f)) {
-        if (sscanf(line, "RssAnon: %ld", &kb) == 1) {
-            break;
-        }
-    }
-
-    fclose(f);
-
-    return kb;
 }
 
 
@@ -210,7 +181,7 @@ main(int argc, char **argv)
 
     nstreams = atoi(argv[2]);
     sample = strcmp(argv[5], "-") != 0 ? argv[5] : NULL;
-    kb = anon_kb(argv[4]);
+    kb = proc_anon_kb(argv[4]);
 
     getrlimit(RLIMIT_NOFILE, &lim);
     lim.rlim_cur = lim.rlim_max;
@@ -284,7 +255,7 @@ main(int argc, char **argv)
            (double) events * 1e9 / (double) (now_ns() - start),
            events ? (double) cpu / 1e3 / (double) events : 0,
            events ? (double) bytes / (double) events : 0,
-           (double) (anon_kb(argv[4]) - kb) / nstreams);
+           (double) (proc_anon_kb(argv[4]) - kb) / nstreams);
 
     return 0;
 }

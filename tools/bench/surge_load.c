@@ -34,6 +34,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proc.h"
+
 
 #define CONNECTIONS  4000
 #define SAMPLES      1000000
@@ -145,35 +147,6 @@ percentile(samples_t *s, unsigned p)
     qsort(s->at, s->n, sizeof(double), less);
 
     return s->at[(s->n - 1) * p / 100] * 1e3;
-}
-
-
-static long
-anon_kb(const char *pid)
-{
-    char   path[64], line[256];
-    long   kb;
-    FILE  *f;
-
-    snprintf(path, sizeof(path), "/proc/%s/status", pid);
-
-    f = fopen(path, "r");
-    if (f == NULL) {
-        fprintf(stderr, "surge_load: process %s is gone\n", pid);
-        exit(1);
-    }
-
-    kb = 0;
-
-    while (fgets(line, sizeof(line), f)) {
-        if (sscanf(line, "RssAnon: %ld", &kb) == 1) {
-            break;
-        }
-    }
-
-    fclose(f);
-
-    return kb;
 }
 
 
@@ -592,8 +565,9 @@ print_phase(const char *name, phase_t *p)
            percentile(&p->itl, 50), percentile(&p->high_ttft, 50),
            percentile(&p->high_ttft, 95), percentile(&p->high_itl, 50),
            percentile(&p->high_itl, 95),
-           (double) anon_kb(pids[0]) / 1024, (double) anon_kb(pids[1]) / 1024,
-           (double) anon_kb(pids[2]) / 1024);
+           (double) proc_anon_kb(pids[0]) / 1024,
+           (double) proc_anon_kb(pids[1]) / 1024,
+           (double) proc_anon_kb(pids[2]) / 1024);
     fflush(stdout);
 }
 
