@@ -2,8 +2,8 @@
 #include <string.h>
 
 #include "ep/balance.h"
-#include "ep/board.h"
 #include "ep/placement.h"
+#include "ep/spread.h"
 
 
 enum {
@@ -21,8 +21,8 @@ enum {
 
 
 struct moe_balance_s {
-    moe_shm_t                   *shm;
-    const moe_exchange_shape_t  *shape;
+    moe_balance_shape_t          shape;
+    moe_balance_board_t          board;
     uint32_t                     nranks;
     uint32_t                     spare;
     uint32_t                     n_local;   /* over the members */
@@ -30,7 +30,10 @@ struct moe_balance_s {
     uint64_t                     next_us;
 
     uint32_t                     epoch;
-    uint32_t                     members;
+    uint32_t                     members;   /* number of */
+    uint8_t                     *up;        /* [nranks]: is a member */
+    uint8_t                     *seen;      /* the same, as just looked at */
+    uint32_t                     nodes;     /* that groups are kept on */
     moe_ep_placement_t          *placed;    /* that steps run with */
 
     /* of the look under way; layer n_layers: none is */
@@ -46,6 +49,7 @@ struct moe_balance_s {
     uint32_t                    *phy;       /* [nranks * n_local] */
     uint32_t                    *replica;
     uint32_t                    *count;     /* [n_experts] */
+    double                      *rank;      /* [nranks] */
 
     moe_balance_figures_t        figures;
 };
@@ -53,22 +57,36 @@ struct moe_balance_s {
 
 static int begin(moe_balance_t *b, uint64_t now_us, moe_err_t *err);
 static uint64_t take(moe_balance_t *b);
-static int join(moe_balance_t *b, moe_err_t *err);
+static int join(moe_balance_t *b, uint32_t epoch, moe_err_t *err);
 static int place(moe_balance_t *b, uint32_t layer, moe_err_t *err);
 static int end(moe_balance_t *b, moe_err_t *err);
 static double skew(const moe_balance_t *b, const uint32_t *expert,
     uint32_t n_local, const double *load);
 static void rank_loads(const moe_balance_t *b, const uint32_t *expert,
     uint32_t n_local, const double *load, double *rank);
-static uint32_t nmembers(const moe_balance_t *b);
+static uint32_t nodes(const moe_balance_t *b);
 
 
 moe_balance_t *
-moe_balance_create(moe_shm_t *shm, uint32_t spare, uint64_t period_us,
+moe_balance_create(const moe_balance_shape_t *shape,
+    const moe_balance_board_t *board, uint32_t spare, uint64_t period_us,
     moe_err_t *err)
 {
     size_t          all, slots;
     moe_balance_t  *b;
+
+    if (shape->n_nodes > 1 && shape->n_ranks % shape->n_nodes) {
+        moe_err(err, "balance: %u ranks do not divide over %u nodes",
+                shape->n_ranks, shape->n_nodes);
+        return NULL;
+    }
+
+    if (spare > (shape->n_ranks - 1) * shape->n_experts) {
+        moe_err(err, "balance: %u replicas of %u experts on %u ranks: more "
+                "than one of each on every rank", spare, shape->n_experts,
+                shape->n_ranks);
+        return NULL;
+    }
 
     b = calloc(1, sizeof(moe_balance_t));
     if (b == NULL) {
@@ -76,44 +94,42 @@ moe_balance_create(moe_shm_t *shm, uint32_t spare, uint64_t period_us,
         return NULL;
     }
 
-    b->shm = shm;
-    b->shape = moe_board_shape(shm, &b->nranks);
+    b->shape = *shape;
+    b->board = *board;
+    b->nranks = shape->n_ranks;
     b->period_us = period_us;
     b->spare = spare;
 
-    if (spare > (b->nranks - 1) * b->shape->n_experts) {
-        moe_err(err, "balance: %u replicas of %u experts on %u ranks: more "
-                "than one of each on every rank", spare, b->shape->n_experts,
-                b->nranks);
-        free(b);
-        return NULL;
-    }
+    all = (size_t) b->shape.n_layers * b->shape.n_experts;
+    slots = (size_t) b->nranks * shape->slots;
 
-    all = (size_t) b->shape->n_layers * b->shape->n_experts;
-    slots = (size_t) b->nranks * moe_board_slots(shm);
-
-    b->expert = calloc(b->shape->n_layers * slots, sizeof(uint32_t));
+    b->expert = calloc(b->shape.n_layers * slots, sizeof(uint32_t));
     b->last = calloc(all, sizeof(uint64_t));
     b->load = calloc(all, sizeof(double));
     b->counts = calloc(all, sizeof(uint64_t));
     b->phy = calloc(slots, sizeof(uint32_t));
     b->replica = calloc(slots, sizeof(uint32_t));
-    b->count = calloc(b->shape->n_experts, sizeof(uint32_t));
+    b->count = calloc(b->shape.n_experts, sizeof(uint32_t));
+    b->rank = calloc(b->nranks, sizeof(double));
+    b->up = calloc(b->nranks, 1);
+    b->seen = calloc(b->nranks, 1);
 
     if (b->expert == NULL || b->last == NULL || b->load == NULL
         || b->counts == NULL || b->phy == NULL || b->replica == NULL
-        || b->count == NULL)
+        || b->count == NULL
+        || b->rank == NULL || b->up == NULL || b->seen == NULL)
     {
         moe_err(err, "balance: out of memory");
         moe_balance_free(b);
         return NULL;
     }
 
-    b->layer = b->shape->n_layers;
+    b->layer = b->shape.n_layers;
     b->figures.before = 1;
     b->figures.after = 1;
+    b->figures.nodes = 1;
 
-    if (join(b, err) != 0) {
+    if (join(b, b->board.epoch(b->board.data, b->seen), err) != 0) {
         moe_balance_free(b);
         return NULL;
     }
@@ -137,6 +153,9 @@ moe_balance_free(moe_balance_t *b)
     free(b->phy);
     free(b->replica);
     free(b->count);
+    free(b->rank);
+    free(b->up);
+    free(b->seen);
     free(b);
 }
 
@@ -146,7 +165,7 @@ moe_balance_turn(moe_balance_t *b, uint64_t now_us, moe_err_t *err)
 {
     uint32_t  i;
 
-    if (b->layer == b->shape->n_layers) {
+    if (b->layer == b->shape.n_layers) {
 
         if (b->next_us == 0) {
             b->next_us = now_us + b->period_us;
@@ -159,16 +178,16 @@ moe_balance_turn(moe_balance_t *b, uint64_t now_us, moe_err_t *err)
         return begin(b, now_us, err);
     }
 
-    for (i = 0; i < LAYERS_A_TURN && b->layer < b->shape->n_layers; i++) {
+    for (i = 0; i < LAYERS_A_TURN && b->layer < b->shape.n_layers; i++) {
         if (place(b, b->layer, err) != 0) {
-            b->layer = b->shape->n_layers;
+            b->layer = b->shape.n_layers;
             return -1;
         }
 
         b->layer++;
     }
 
-    return b->layer == b->shape->n_layers ? end(b, err) : 0;
+    return b->layer == b->shape.n_layers ? end(b, err) : 0;
 }
 
 
@@ -176,12 +195,12 @@ moe_balance_turn(moe_balance_t *b, uint64_t now_us, moe_err_t *err)
 static int
 begin(moe_balance_t *b, uint64_t now_us, moe_err_t *err)
 {
-    uint32_t  epoch, members;
+    uint32_t  epoch;
 
     b->next_us = now_us + b->period_us;
-    epoch = moe_board_epoch(b->shm, &members);
+    epoch = b->board.epoch(b->board.data, b->seen);
 
-    if (epoch != b->epoch && join(b, err) != 0) {
+    if (epoch != b->epoch && join(b, epoch, err) != 0) {
         return -1;
     }
 
@@ -208,11 +227,11 @@ take(moe_balance_t *b)
 
     all = 0;
     most = 0;
-    n = b->shape->n_experts;
+    n = b->shape.n_experts;
 
-    for (l = 0; l < b->shape->n_layers; l++) {
+    for (l = 0; l < b->shape.n_layers; l++) {
         count = b->counts + l * n;
-        moe_board_loads(b->shm, l, count);
+        b->board.loads(b->board.data, l, count);
         rows = 0;
 
         for (e = 0; e < n; e++) {
@@ -227,12 +246,12 @@ take(moe_balance_t *b)
         return 0;
     }
 
-    for (i = 0; i < b->shape->n_layers * n; i++) {
+    for (i = 0; i < b->shape.n_layers * n; i++) {
         b->load[i] = KEEP * b->load[i] + (double) (b->counts[i] - b->last[i]);
         b->last[i] = b->counts[i];
     }
 
-    b->figures.rows = all / b->shape->top_k;
+    b->figures.rows = all / b->shape.top_k;
 
     return all;
 }
@@ -240,15 +259,13 @@ take(moe_balance_t *b)
 
 /* an epoch begins with a plain placement over its members, as at the ranks */
 static int
-join(moe_balance_t *b, moe_err_t *err)
+join(moe_balance_t *b, uint32_t epoch, moe_err_t *err)
 {
-    uint32_t             n, epoch, members;
+    uint32_t             n, r;
     moe_ep_placement_t  *p;
 
-    epoch = moe_board_epoch(b->shm, &members);
-
-    p = moe_ep_placement_plain(0x80000000u | epoch, b->shape->n_layers,
-                               b->shape->n_experts, b->nranks, members, err);
+    p = moe_ep_placement_even(0x80000000u | epoch, b->shape.n_layers,
+                              b->shape.n_experts, b->nranks, b->seen, err);
     if (p == NULL) {
         return -1;
     }
@@ -256,16 +273,58 @@ join(moe_balance_t *b, moe_err_t *err)
     moe_ep_placement_free(b->placed);
     b->placed = p;
     b->epoch = epoch;
-    b->members = members;
+    b->members = 0;
 
-    n = nmembers(b);
-    b->n_local = (b->shape->n_experts + b->spare + n - 1) / n;
+    for (r = 0; r < b->nranks; r++) {
+        b->up[r] = b->seen[r];
+        b->members += b->up[r];
+    }
 
-    if (b->n_local > moe_board_slots(b->shm)) {
-        b->n_local = moe_board_slots(b->shm);
+    n = b->members;
+    b->nodes = nodes(b);
+    b->n_local = (b->shape.n_experts + b->spare + n - 1) / n;
+
+    if (b->n_local > b->shape.slots) {
+        b->n_local = b->shape.slots;
     }
 
     return 0;
+}
+
+
+/* those that have members, where all of these have as many, and groups divide
+ * over them; else 1 */
+static uint32_t
+nodes(const moe_balance_t *b)
+{
+    uint32_t  i, k, n, each, up, size;
+
+    if (b->shape.n_nodes < 2 || b->shape.n_groups < 2) {
+        return 1;
+    }
+
+    n = 0;
+    each = 0;
+    size = b->nranks / b->shape.n_nodes;
+
+    for (i = 0; i < b->shape.n_nodes; i++) {
+        up = 0;
+
+        for (k = 0; k < size; k++) {
+            up += b->up[i * size + k];
+        }
+
+        if (up > 0 && each > 0 && up != each) {
+            return 1;
+        }
+
+        if (up > 0) {
+            each = up;
+            n++;
+        }
+    }
+
+    return b->shape.n_groups % n == 0 ? n : 1;
 }
 
 
@@ -277,21 +336,21 @@ place(moe_balance_t *b, uint32_t layer, moe_err_t *err)
     const uint32_t         *now;
     moe_placement_shape_t   s;
 
-    load = b->load + (size_t) layer * b->shape->n_experts;
+    load = b->load + (size_t) layer * b->shape.n_experts;
     to = b->expert + (size_t) layer * b->nranks * b->n_local;
     now = b->placed->expert
           + (size_t) layer * b->nranks * b->placed->n_local;
-    n = nmembers(b);
+    n = b->members;
     sum = 0;
 
-    for (e = 0; e < b->shape->n_experts; e++) {
+    for (e = 0; e < b->shape.n_experts; e++) {
         sum += load[e];
     }
 
-    s.n_logical = b->shape->n_experts;
+    s.n_logical = b->shape.n_experts;
     s.n_physical = n * b->n_local;
-    s.n_groups = 1;
-    s.n_nodes = 1;
+    s.n_groups = b->nodes > 1 ? b->shape.n_groups : 1;
+    s.n_nodes = b->nodes;
     s.n_ranks = n;
 
     if (moe_placement_balance(&s, load, b->phy, b->replica, b->count, err)
@@ -304,12 +363,12 @@ place(moe_balance_t *b, uint32_t layer, moe_err_t *err)
         for (i = 0; i < b->n_local; i++) {
             to[r * b->n_local + i] = MOE_SPREAD_NONE;
 
-            if (b->members >> r & 1) {
+            if (b->up[r]) {
                 to[r * b->n_local + i] = b->phy[n * b->n_local + i];
             }
         }
 
-        n += b->members >> r & 1;
+        n += b->up[r];
     }
 
     if (sum > 0) {
@@ -325,12 +384,11 @@ place(moe_balance_t *b, uint32_t layer, moe_err_t *err)
 static int
 end(moe_balance_t *b, moe_err_t *err)
 {
-    uint32_t             epoch, members;
     moe_ep_placement_t  *p;
 
-    epoch = moe_board_epoch(b->shm, &members);
-
-    if (epoch != b->epoch || b->nlayers == 0) {
+    if (b->board.epoch(b->board.data, b->seen) != b->epoch
+        || b->nlayers == 0)
+    {
         return 0;
     }
 
@@ -343,8 +401,8 @@ end(moe_balance_t *b, moe_err_t *err)
         return 0;
     }
 
-    p = moe_ep_placement(b->figures.version + 1, b->shape->n_layers,
-                         b->shape->n_experts, b->nranks, b->n_local,
+    p = moe_ep_placement(b->figures.version + 1, b->shape.n_layers,
+                         b->shape.n_experts, b->nranks, b->n_local,
                          b->expert, err);
     if (p == NULL) {
         return -1;
@@ -353,9 +411,10 @@ end(moe_balance_t *b, moe_err_t *err)
     moe_ep_placement_free(b->placed);
     b->placed = p;
     b->figures.version++;
+    b->figures.nodes = b->nodes;
 
-    moe_board_put(b->shm, b->epoch, b->figures.version, b->n_local,
-                  b->expert);
+    b->board.put(b->board.data, b->epoch, b->figures.version, b->n_local,
+                 b->expert);
 
     return 1;
 }
@@ -365,14 +424,14 @@ static double
 skew(const moe_balance_t *b, const uint32_t *expert, uint32_t n_local,
     const double *load)
 {
-    double    most, rank[MOE_SHM_RANKS];
+    double    most;
     uint32_t  r;
 
-    rank_loads(b, expert, n_local, load, rank);
+    rank_loads(b, expert, n_local, load, b->rank);
     most = 0;
 
     for (r = 0; r < b->nranks; r++) {
-        most = rank[r] > most ? rank[r] : most;
+        most = b->rank[r] > most ? b->rank[r] : most;
     }
 
     return most;
@@ -389,7 +448,7 @@ rank_loads(const moe_balance_t *b, const uint32_t *expert, uint32_t n_local,
 
     n = b->nranks * n_local;
     mean = 0;
-    memset(b->count, 0, b->shape->n_experts * sizeof(uint32_t));
+    memset(b->count, 0, b->shape.n_experts * sizeof(uint32_t));
     memset(rank, 0, b->nranks * sizeof(double));
 
     for (i = 0; i < n; i++) {
@@ -405,18 +464,11 @@ rank_loads(const moe_balance_t *b, const uint32_t *expert, uint32_t n_local,
         }
     }
 
-    mean /= nmembers(b);
+    mean /= b->members;
 
     for (i = 0; i < b->nranks && mean > 0; i++) {
         rank[i] /= mean;
     }
-}
-
-
-static uint32_t
-nmembers(const moe_balance_t *b)
-{
-    return (uint32_t) __builtin_popcount(b->members);
 }
 
 
@@ -434,14 +486,14 @@ moe_balance_loads(const moe_balance_t *b, uint32_t layer, double *load)
     uint32_t       e;
     const double  *from;
 
-    from = b->load + (size_t) layer * b->shape->n_experts;
+    from = b->load + (size_t) layer * b->shape.n_experts;
     sum = 0;
 
-    for (e = 0; e < b->shape->n_experts; e++) {
+    for (e = 0; e < b->shape.n_experts; e++) {
         sum += from[e];
     }
 
-    for (e = 0; e < b->shape->n_experts; e++) {
+    for (e = 0; e < b->shape.n_experts; e++) {
         load[e] = sum > 0 ? from[e] / sum : 0;
     }
 }
@@ -453,5 +505,5 @@ moe_balance_ranks(const moe_balance_t *b, uint32_t layer, double *rank)
     rank_loads(b, b->placed->expert
                   + (size_t) layer * b->nranks * b->placed->n_local,
                b->placed->n_local,
-               b->load + (size_t) layer * b->shape->n_experts, rank);
+               b->load + (size_t) layer * b->shape.n_experts, rank);
 }

@@ -190,3 +190,58 @@ moe_board_get(const moe_shm_t *shm, uint32_t epoch, uint32_t *seq,
 
     return p;
 }
+
+
+static uint32_t
+balance_epoch(void *data, uint8_t *up)
+{
+    uint32_t          r, epoch, members;
+    const moe_shm_t  *shm;
+
+    shm = data;
+    epoch = moe_board_epoch(shm, &members);
+
+    for (r = 0; r < shm->nranks; r++) {
+        up[r] = members >> r & 1;
+    }
+
+    return epoch;
+}
+
+
+static void
+balance_loads(void *data, uint32_t layer, uint64_t *sum)
+{
+    moe_board_loads(data, layer, sum);
+}
+
+
+static void
+balance_put(void *data, uint32_t epoch, uint32_t version, uint32_t n_local,
+    const uint32_t *expert)
+{
+    moe_board_put(data, epoch, version, n_local, expert);
+}
+
+
+void
+moe_board_balance(moe_shm_t *shm, moe_balance_shape_t *shape,
+    moe_balance_board_t *b)
+{
+    *shape = (moe_balance_shape_t) {
+        .n_layers = shm->shape.n_layers,
+        .n_experts = shm->shape.n_experts,
+        .top_k = shm->shape.top_k,
+        .n_groups = shm->shape.n_groups,
+        .n_ranks = shm->nranks,
+        .n_nodes = 1,
+        .slots = shm->n_local_cap
+    };
+
+    *b = (moe_balance_board_t) {
+        .data = shm,
+        .epoch = balance_epoch,
+        .loads = balance_loads,
+        .put = balance_put
+    };
+}

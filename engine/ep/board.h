@@ -10,6 +10,7 @@
 #define MOE_BOARD_H
 
 
+#include "ep/balance.h"
 #include "ep/shm.h"
 
 
@@ -48,6 +49,12 @@ uint32_t moe_board_seq(const moe_shm_t *shm);
  */
 moe_ep_placement_t *moe_board_get(const moe_shm_t *shm, uint32_t epoch,
     uint32_t *seq, moe_err_t *err);
+
+
+/* What a balance needs of the segment, which must outlive it; its nodes are 1
+ * and the caller's to change. */
+void moe_board_balance(moe_shm_t *shm, moe_balance_shape_t *shape,
+    moe_balance_board_t *board);
 
 
 #endif /* MOE_BOARD_H */

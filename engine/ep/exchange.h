@@ -94,6 +94,8 @@ typedef struct {
     uint32_t          n_experts;
     uint32_t          top_k;
     moe_row_format_e  format;
+    uint32_t          n_groups;     /* of experts, that a router chooses
+                                     * first; 0 or 1: none */
 } moe_exchange_shape_t;
 
 

@@ -4,7 +4,10 @@
 #include "ep/spread.h"
 
 
-enum { MAX_RANKS = 64 };
+enum {
+    MAX_RANKS = 4096,
+    SET_RANKS = 64          /* that a set of members is for */
+};
 
 
 static int fill_layer(moe_ep_placement_t *p, uint32_t layer, uint32_t *next,
@@ -152,13 +155,34 @@ moe_ep_placement_t *
 moe_ep_placement_plain(uint32_t version, uint32_t n_layers,
     uint32_t n_experts, uint32_t n_ranks, uint64_t members, moe_err_t *err)
 {
+    uint8_t   up[SET_RANKS];
+    uint32_t  r;
+
+    if (n_ranks > SET_RANKS) {
+        moe_err(err, "placement: %u ranks, at most %d", n_ranks, SET_RANKS);
+        return NULL;
+    }
+
+    for (r = 0; r < n_ranks; r++) {
+        up[r] = members >> r & 1;
+    }
+
+    return moe_ep_placement_even(version, n_layers, n_experts, n_ranks, up,
+                                 err);
+}
+
+
+moe_ep_placement_t *
+moe_ep_placement_even(uint32_t version, uint32_t n_layers,
+    uint32_t n_experts, uint32_t n_ranks, const uint8_t *up, moe_err_t *err)
+{
     uint32_t             i, l, r, n, at, n_local, *expert;
     moe_ep_placement_t  *p;
 
     n = 0;
 
-    for (r = 0; r < n_ranks && r < MAX_RANKS; r++) {
-        n += members >> r & 1;
+    for (r = 0; r < n_ranks; r++) {
+        n += up[r];
     }
 
     if (n == 0 || n_experts == 0) {
@@ -179,9 +203,8 @@ moe_ep_placement_plain(uint32_t version, uint32_t n_layers,
 
         for (r = 0; r < n_ranks; r++) {
             for (i = 0; i < n_local; i++) {
-                expert[r * n_local + i] = members >> r & 1
-                                          ? at++ % n_experts
-                                          : MOE_SPREAD_NONE;
+                expert[r * n_local + i] = up[r] ? at++ % n_experts
+                                                : MOE_SPREAD_NONE;
             }
         }
     }

@@ -55,6 +55,11 @@ moe_ep_placement_t *moe_ep_placement_plain(uint32_t version,
     uint32_t n_layers, uint32_t n_experts, uint32_t n_ranks,
     uint64_t members, moe_err_t *err);
 
+/* The same where there may be more ranks: up[n_ranks] is 1 for a member. */
+moe_ep_placement_t *moe_ep_placement_even(uint32_t version,
+    uint32_t n_layers, uint32_t n_experts, uint32_t n_ranks,
+    const uint8_t *up, moe_err_t *err);
+
 void moe_ep_placement_free(moe_ep_placement_t *p);
 
 /* The slot that computes row number row of rank. */

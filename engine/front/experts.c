@@ -11,6 +11,8 @@ moe_experts_start(moe_front_t *f, moe_err_t *err)
 {
     uint32_t                   replicas;
     moe_model_options_t        mo;
+    moe_balance_board_t        board;
+    moe_balance_shape_t        of;
     moe_exchange_shape_t       shape;
     const moe_rank_options_t  *o;
 
@@ -47,7 +49,10 @@ moe_experts_start(moe_front_t *f, moe_err_t *err)
         return moe_err(err, "no memory for the experts' page");
     }
 
-    f->balance = moe_balance_create(f->shm, replicas,
+    moe_board_balance(f->shm, &of, &board);
+    of.n_nodes = f->options->nodes;
+
+    f->balance = moe_balance_create(&of, &board, replicas,
                                     f->options->rebalance_s * MOE_SECOND,
                                     err);
 
@@ -182,8 +187,8 @@ moe_experts_tick(moe_front_t *f)
 
     } else if (rc == 1) {
         f->dirty = 1;
-        moe_log(MOE_LOG_NOTICE, "experts placed version=%u rows=%llu "
-                "skew_before=%.3f skew=%.3f", b.version,
+        moe_log(MOE_LOG_NOTICE, "experts placed version=%u nodes=%u "
+                "rows=%llu skew_before=%.3f skew=%.3f", b.version, b.nodes,
                 (unsigned long long) b.rows, b.before, b.after);
     }
 }

@@ -98,6 +98,7 @@ typedef struct {
     int                  spread;             /* the experts, over the ranks */
     uint32_t             replicas;           /* of them; UINT32_MAX: some */
     uint32_t             rebalance_s;        /* 0: never */
+    uint32_t             nodes;              /* that ranks are on */
     moe_log_level_e      level;
 } moe_serve_options_t;
 

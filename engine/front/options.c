@@ -32,6 +32,7 @@ enum {
     MOE_OPT_EXPERTS,
     MOE_OPT_REPLICAS,
     MOE_OPT_REBALANCE,
+    MOE_OPT_NODES,
     MOE_OPT_ROW_FORMAT,
     MOE_OPT_PARK,
     MOE_OPT_RANK_TIMEOUT,
@@ -61,6 +62,7 @@ static const struct option  moe_serve_long[] = {
     { "experts", required_argument, NULL, MOE_OPT_EXPERTS },
     { "replicas", required_argument, NULL, MOE_OPT_REPLICAS },
     { "rebalance", required_argument, NULL, MOE_OPT_REBALANCE },
+    { "nodes", required_argument, NULL, MOE_OPT_NODES },
     { "row-format", required_argument, NULL, MOE_OPT_ROW_FORMAT },
     { "queue", required_argument, NULL, MOE_OPT_QUEUE },
     { "drain-timeout", required_argument, NULL, MOE_OPT_DRAIN },
@@ -109,6 +111,9 @@ static const char  moe_serve_help[] =
     "                         eighth of the experts)\n"
     "  --rebalance S          spread experts are placed anew by their loads\n"
     "                         every S seconds; 0: never (default: 10)\n"
+    "  --nodes N              the ranks are on N nodes, equal runs of them;\n"
+    "                         a group of experts, where the router chooses\n"
+    "                         among groups, stays on one (default: 1)\n"
     "  --row-format FORMAT    of rows on their way to experts and back: f32\n"
     "                         or bf16 (default: f32)\n"
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
@@ -347,6 +352,10 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     case MOE_OPT_REBALANCE:
         return moe_option_number(name, value, 0, 86400, &o->rebalance_s, err);
 
+    case MOE_OPT_NODES:
+        return moe_option_number(name, value, 1, MOE_RANKS_MAX, &o->nodes,
+                                 err);
+
     case MOE_OPT_ROW_FORMAT:
         rc = moe_option_choice(name, value, formats, &i, err);
         o->rank.row_format = i ? MOE_ROWS_BF16 : MOE_ROWS_F32;
@@ -401,6 +410,7 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
     o->drain_s = 30;
     o->replicas = UINT32_MAX;
     o->rebalance_s = 10;
+    o->nodes = 1;
     o->park_s = 300;
     o->rank_s = 300;
     o->level = MOE_LOG_INFO;

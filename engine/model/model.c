@@ -134,7 +134,8 @@ exchange_shape(const moe_config_t *c, const moe_model_options_t *o)
         .n_layers = (uint32_t) c->n_layers,
         .n_experts = (uint32_t) c->n_experts,
         .top_k = (uint32_t) c->top_k,
-        .format = o->row_format
+        .format = o->row_format,
+        .n_groups = (uint32_t) c->n_group
     };
 }
 

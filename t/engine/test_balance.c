@@ -23,12 +23,13 @@ enum {
     EXPERTS = 16,
     RANKS = 4,
     TOP_K = 2,
+    GROUPS = 8,
     SECOND = 1000000
 };
 
 
 static const moe_exchange_shape_t  shape = {
-    32, 8, LAYERS, EXPERTS, TOP_K, MOE_ROWS_F32
+    32, 8, LAYERS, EXPERTS, TOP_K, MOE_ROWS_F32, GROUPS
 };
 
 
@@ -49,18 +50,29 @@ segment(void)
 
 
 static moe_balance_t *
-create(moe_shm_t *shm, uint32_t spare)
+create_nodes(moe_shm_t *shm, uint32_t spare, uint32_t nodes)
 {
-    moe_err_t       err;
-    moe_balance_t  *b;
+    moe_err_t             err;
+    moe_balance_t        *b;
+    moe_balance_board_t   board;
+    moe_balance_shape_t   of;
 
-    b = moe_balance_create(shm, spare, SECOND, &err);
+    moe_board_balance(shm, &of, &board);
+    of.n_nodes = nodes;
+    b = moe_balance_create(&of, &board, spare, SECOND, &err);
 
     if (b == NULL) {
         fail_msg("%s", err.text);
     }
 
     return b;
+}
+
+
+static moe_balance_t *
+create(moe_shm_t *shm, uint32_t spare)
+{
+    return create_nodes(shm, spare, 1);
 }
 
 
@@ -274,6 +286,113 @@ test_members(void **state)
 }
 
 
+/* of every layer, on how many nodes the experts of a group are at most */
+static uint32_t
+group_nodes(const moe_ep_placement_t *p, uint32_t nodes)
+{
+    uint32_t  e, g, i, l, n, most, on[GROUPS];
+
+    most = 0;
+    n = p->n_ranks * p->n_local;
+
+    for (l = 0; l < LAYERS; l++) {
+        memset(on, 0, sizeof(on));
+
+        for (i = 0; i < n; i++) {
+            e = p->expert[l * n + i];
+
+            if (e != MOE_SPREAD_NONE) {
+                on[e / (EXPERTS / GROUPS)] |= 1u << i / (n / nodes);
+            }
+        }
+
+        for (g = 0; g < GROUPS; g++) {
+            e = (uint32_t) __builtin_popcount(on[g]);
+            most = e > most ? e : most;
+        }
+    }
+
+    return most;
+}
+
+
+/* a group stays on one node of two, also when each has lost a rank; over one
+ * rank and two everything is as on one node */
+static void
+test_nodes(void **state)
+{
+    uint32_t                i, seq;
+    uint64_t                now;
+    moe_shm_t              *shm;
+    moe_err_t               err;
+    moe_balance_t          *b;
+    moe_ep_placement_t     *p;
+    moe_balance_figures_t   f;
+
+    static const struct {
+        uint32_t  members;
+        uint32_t  nodes;
+    } epochs[] = { { 0xf, 2 }, { 0x5, 2 }, { 0x7, 1 }, { 0xc, 1 },
+                   { 0xf, 2 } };
+
+    shm = segment();
+    b = create_nodes(shm, 4, 2);
+    now = 0;
+    assert_int_equal(look(b, &now), 0);
+
+    for (i = 0; i < sizeof(epochs) / sizeof(epochs[0]); i++) {
+        if (i > 0) {
+            moe_shm_publish(shm, epochs[i].members);
+        }
+
+        load(shm, 4000, 3 * i);
+        assert_int_equal(look(b, &now), 1);
+        moe_balance_figures(b, &f);
+        assert_int_equal(f.nodes, epochs[i].nodes);
+        assert_true(f.after < f.before);
+
+        p = moe_board_get(shm, i + 1, &seq, &err);
+        assert_non_null(p);
+
+        if (f.nodes == 2) {
+            assert_int_equal(group_nodes(p, 2), 1);
+            assert_true(f.after < 1.25);
+        }
+
+        moe_ep_placement_free(p);
+    }
+
+    moe_balance_free(b);
+    moe_shm_free(shm);
+}
+
+
+/* without nodes the same loads are placed across them */
+static void
+test_global(void **state)
+{
+    uint32_t             seq;
+    uint64_t             now;
+    moe_shm_t           *shm;
+    moe_err_t            err;
+    moe_balance_t       *b;
+    moe_ep_placement_t  *p;
+
+    shm = segment();
+    b = create(shm, 4);
+    now = 0;
+    assert_int_equal(look(b, &now), 0);
+    load(shm, 4000, 0);
+    assert_int_equal(look(b, &now), 1);
+    p = moe_board_get(shm, 1, &seq, &err);
+    assert_int_equal(group_nodes(p, 2), 2);
+
+    moe_ep_placement_free(p);
+    moe_balance_free(b);
+    moe_shm_free(shm);
+}
+
+
 /* a rank trusts nothing of it */
 static void
 test_hostile(void **state)
@@ -320,12 +439,22 @@ test_hostile(void **state)
 static void
 test_too_many(void **state)
 {
-    moe_err_t   err;
-    moe_shm_t  *shm;
+    moe_err_t            err;
+    moe_shm_t           *shm;
+    moe_balance_board_t  board;
+    moe_balance_shape_t  of;
 
     shm = segment();
-    assert_null(moe_balance_create(shm, EXPERTS * 3 + 1, SECOND, &err));
+    moe_board_balance(shm, &of, &board);
+    assert_int_equal(of.n_groups, GROUPS);
+    assert_null(moe_balance_create(&of, &board, EXPERTS * 3 + 1, SECOND,
+                                   &err));
     assert_non_null(strstr(err.text, "replicas"));
+
+    of.n_nodes = 3;
+    assert_null(moe_balance_create(&of, &board, 0, SECOND, &err));
+    assert_non_null(strstr(err.text, "nodes"));
+
     moe_balance_free(create(shm, EXPERTS * 3));
     moe_shm_free(shm);
 }
@@ -338,6 +467,8 @@ main(void)
         cmocka_unit_test(test_skewed),
         cmocka_unit_test(test_again),
         cmocka_unit_test(test_members),
+        cmocka_unit_test(test_nodes),
+        cmocka_unit_test(test_global),
         cmocka_unit_test(test_hostile),
         cmocka_unit_test(test_too_many)
     };

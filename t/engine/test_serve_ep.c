@@ -161,16 +161,12 @@ test_spread(void **unused)
  * changes */
 
 static void
-test_rebalance(void **unused)
+rebalance(const char *const *args)
 {
     int          i, a[JOBS], b[JOBS];
     char         path1[64], path2[64];
     pid_t        pid1, pid2;
     moe_stats_t  s;
-
-    const char *const  args[] = { "--ranks", "3", "--threads", "1",
-                                  "--experts", "spread", "--replicas", "6",
-                                  "--rebalance", "1", NULL };
 
     pid1 = start(&one, path1, sizeof(path1), "one", NULL);
     pid2 = start(&spread, path2, sizeof(path2), "spread", args);
@@ -197,6 +193,30 @@ test_rebalance(void **unused)
     worker_close(&spread);
     assert_int_equal(engine_stop(pid1), 0);
     assert_int_equal(engine_stop(pid2), 0);
+}
+
+
+static void
+test_rebalance(void **unused)
+{
+    const char *const  args[] = { "--ranks", "3", "--threads", "1",
+                                  "--experts", "spread", "--replicas", "6",
+                                  "--rebalance", "1", NULL };
+
+    rebalance(args);
+}
+
+
+/* the demo's four groups over two nodes */
+
+static void
+test_nodes(void **unused)
+{
+    const char *const  args[] = { "--ranks", "4", "--threads", "1",
+                                  "--experts", "spread", "--replicas", "4",
+                                  "--nodes", "2", "--rebalance", "1", NULL };
+
+    rebalance(args);
 }
 
 
@@ -376,6 +396,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spread),
         cmocka_unit_test(test_rebalance),
+        cmocka_unit_test(test_nodes),
         cmocka_unit_test(test_kills),
         cmocka_unit_test(test_format)
     };
