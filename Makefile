@@ -183,6 +183,14 @@ $(BUILD)/bench-exchange: tools/bench/exchange.c $(LIB)
 bench-exchange: $(BUILD)/bench-exchange
 	@$(BUILD)/bench-exchange
 
+#: make bench-ep      replicas, expert-parallel ranks and one engine compared
+$(BUILD)/bench-ep: tools/bench/ep.c tools/bench/proc.h $(LIB)
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -Itools/bench -o $@ $< $(LIB) $(LDFLAGS) \
+	    $(LDLIBS_)
+
+bench-ep: engine $(BUILD)/bench-ep
+	@tools/bench/ep.sh
+
 #: make install       engine, module, unit and configuration (DESTDIR, PREFIX)
 PREFIX  ?= /usr/local
 MODULES ?= /usr/share/nginx/modules
