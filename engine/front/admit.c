@@ -1,20 +1,16 @@
 /*
  * admit: who may wait, before any work is done for it.
  *
- * A request is refused where the queue has no place for it, with 429 if it is
- * its own key that has them and with 503 if others do, and where by the
- * measured rate it would wait for most of the time that it may or longer.
+ * What front/admission.h decides, said to the client: 429 where it is its own
+ * key that has the places, 503 where others do or it would wait too long.
  * Retry-After is when those that would be before it will have been begun.
  */
 
+#include "front/admission.h"
 #include "front/front.h"
 
 
 #define MOE_ADMIT_RETRY_MAX  3600
-
-/* how much of what it may wait a request is let in with: it is worse to have
- * waited in vain than to be told at once */
-#define MOE_ADMIT_PERCENT    75
 
 
 /* seconds, at least one */
@@ -40,7 +36,7 @@ moe_admit_wait(const moe_task_t *t)
 
     f = t->front;
 
-    return moe_rate_wait(&f->rate, moe_fair_ahead(&f->fair, &t->wait) + 1ull);
+    return moe_admission_wait(&f->fair, &f->rate, &t->wait);
 }
 
 
@@ -85,48 +81,24 @@ moe_admit_displace(moe_task_t *t, const moe_task_t *by)
 }
 
 
-static int
-moe_admit_late(moe_task_t *t)
+static void
+moe_admit_late(moe_task_t *t, uint64_t may)
 {
-    uint64_t      wait, may;
-    moe_front_t  *f;
-
-    f = t->front;
-    may = t->job.timeout_ms * 1000ull * MOE_ADMIT_PERCENT / 100;
-
-    /* what waits for nobody needs no estimate, and most need no exact one */
-
-    if (may == 0 || f->fair.n == 0
-        || moe_rate_wait(&f->rate, f->fair.places + 1ull) <= may)
-    {
-        return 0;
-    }
+    uint64_t  wait;
 
     wait = moe_admit_wait(t);
+    t->retry_after = moe_admit_seconds(wait - may);
 
-    if (wait <= may) {
-        return 0;
-    }
-
-    if (moe_fair_over(&t->wait)) {
-        f->stats.refused_share++;
-        moe_admit_share(t, moe_admit_seconds(wait - may));
-
-    } else {
-        f->stats.refused_late++;
-        t->retry_after = moe_admit_seconds(wait - may);
-        moe_task_fail(t, 503, "queue_timeout", NULL,
-                      "The request would wait about %u s, which is too near "
-                      "to what it may.", moe_admit_seconds(wait));
-    }
-
-    return -1;
+    moe_task_fail(t, 503, "queue_timeout", NULL,
+                  "The request would wait about %u s, which is too near "
+                  "to what it may.", moe_admit_seconds(wait));
 }
 
 
 int
 moe_admit(moe_task_t *t)
 {
+    uint64_t          may;
     moe_front_t      *f;
     moe_fair_node_t  *victim;
 
@@ -143,28 +115,38 @@ moe_admit(moe_task_t *t)
     /* a rank has it too */
     t->job.priority = t->wait.key->class->priority;
 
-    if (moe_admit_late(t) == -1) {
-        return -1;
-    }
+    may = t->job.timeout_ms * 1000ull;
 
-    switch (moe_fair_ask(&f->fair, &t->wait, f->options->queue, &victim)) {
-
-    case MOE_FAIR_YES:
+    switch (moe_admission(&f->fair, &f->rate, &t->wait, f->options->queue,
+                          may, &victim))
+    {
+    case MOE_ADMIT_YES:
         break;
 
-    case MOE_FAIR_TAKE:
-        moe_admit_displace(moe_task_of(victim), t);
-        break;
-
-    case MOE_FAIR_SHARE:
+    case MOE_ADMIT_SHARE:
         f->stats.refused_share++;
         moe_admit_share(t, moe_admit_seconds(moe_admit_wait(t)));
+        return -1;
+
+    case MOE_ADMIT_SHARE_LATE:
+        f->stats.refused_share++;
+        moe_admit_share(t, moe_admit_seconds(moe_admit_wait(t)
+                                             - moe_admission_may(may)));
+        return -1;
+
+    case MOE_ADMIT_LATE:
+        f->stats.refused_late++;
+        moe_admit_late(t, moe_admission_may(may));
         return -1;
 
     default:
         f->stats.refused_full++;
         moe_admit_full(t, moe_admit_seconds(moe_admit_wait(t)));
         return -1;
+    }
+
+    if (victim) {
+        moe_admit_displace(moe_task_of(victim), t);
     }
 
     moe_fair_place(&f->fair, &t->wait);

@@ -4,32 +4,12 @@
 
 #include <string.h>
 
+#include "front/choose.h"
 #include "front/front.h"
 
 
-/* ids that say where a prompt's prefix may be cached */
-#define MOE_DISPATCH_HASHED  64
-
 /* how long a rank may take to confirm that a choice has stopped */
 #define MOE_DISPATCH_CANCEL_US  (30 * MOE_SECOND)
-
-
-/* FNV-1a is enough: an unlucky hash costs balance, and load bounds that */
-
-static uint32_t
-moe_slot_hash(const moe_ids_t *prompt)
-{
-    size_t    i;
-    uint32_t  h;
-
-    h = 2166136261u;
-
-    for (i = 0; i < prompt->n && i < MOE_DISPATCH_HASHED; i++) {
-        h = (h ^ prompt->ids[i]) * 16777619u;
-    }
-
-    return h ^ h >> 15;
-}
 
 
 /* whether a job of this priority would be in its batch */
@@ -41,80 +21,44 @@ moe_proc_takes(const moe_proc_t *p, int32_t priority)
     const moe_choice_t  *c;
 
     max = p->front->options->rank.max_running;
+    n = 0;
 
-    if (p->state != MOE_PROC_READY || p->nfree == 0 || p->busy >= 2 * max) {
+    if (p->state != MOE_PROC_READY || p->nfree == 0) {
         return 0;
     }
 
-    if (p->busy < max) {
-        return 1;
-    }
-
-    n = 0;
-
-    for (i = 0; i < p->nslots; i++) {
+    for (i = 0; i < p->nslots && p->busy >= max; i++) {
         c = p->slots[i].choice;
         n += (c && c->task->job.priority >= priority);
     }
 
-    return n < max;
+    return moe_choose_takes(p->busy, n, max);
 }
 
 
-/*
- * A rank that takes one more with this prompt, or NULL.  Where a batch is full
- * it takes one for each that it runs of a lower priority, and no more in all
- * than twice the batch.
- */
+/* A rank that takes one more with this prompt, or NULL. */
 
 static moe_proc_t *
 moe_ranks_choose(moe_front_t *f, const moe_ids_t *prompt, int32_t priority)
 {
-    uint32_t     i, h, up, total, bound;
-    moe_proc_t  *p, *least;
-
-    up = 0;
-    total = 0;
-    least = NULL;
-
-    for (i = 0; i < f->nranks; i++) {
-        p = &f->ranks[i];
-
-        if (p->state != MOE_PROC_READY) {
-            continue;
-        }
-
-        up++;
-        total += p->busy;
-
-        if ((least == NULL || p->busy < least->busy)
-            && moe_proc_takes(p, priority))
-        {
-            least = p;
-        }
-    }
+    uint32_t      i;
+    moe_choose_t  ranks[MOE_RANKS_MAX];
 
     /* experts are spread over all ranks at first */
 
-    if (least == NULL || (f->shm && !f->ready)) {
+    if (f->shm && !f->ready) {
         return NULL;
     }
 
-    /* the same beginning goes to the same rank, but for a quarter more than
-     * its share of the load at most */
-
-    bound = (total + 1) * 5 / (up * 4) + 1;
-    h = moe_slot_hash(prompt);
-
     for (i = 0; i < f->nranks; i++) {
-        p = &f->ranks[(h + i) % f->nranks];
-
-        if (p->busy < bound && moe_proc_takes(p, priority)) {
-            return p;
-        }
+        ranks[i].up = f->ranks[i].state == MOE_PROC_READY;
+        ranks[i].busy = f->ranks[i].busy;
+        ranks[i].takes = moe_proc_takes(&f->ranks[i], priority);
     }
 
-    return least;
+    i = moe_choose(ranks, f->nranks, moe_choose_hash(prompt->ids, prompt->n));
+
+    return i < f->nranks ? &f->ranks[i] : NULL;
 }
 
 

@@ -25,9 +25,9 @@
  *     prepare.c   long prompts, in a thread
  *     prompt.c    job to token ids
  *     messages.c  what a chat template sees of a job
- *     dispatch.c  choices to ranks, time-outs
+ *     dispatch.c  choices to ranks, time-outs; choose.c which rank
  *     events.c    what ranks say of choices
- *     admit.c     whether a task may wait
+ *     admit.c     whether a task may wait: what admission.c and fair.c say
  *     tasks.c     its end: stopping, failing, END
  *     slots.c     places in ranks: cancel, credit
  *     stats.c watch.c
