@@ -244,7 +244,7 @@ moe_bench_products(uint32_t threads, const char *kernels, moe_err_t *err)
     size_t                     i, j;
     products_t                *p;
     static const moe_wtype_e   types[] = { MOE_W_I8_G32, MOE_W_I4_G32 };
-    static const uint32_t      rows[] = { 1, 4, 12, 48, MAX_ROWS };
+    static const uint32_t      rows[] = { 1, 2, 3, 4, 12, 48, MAX_ROWS };
 
     p = calloc(1, sizeof(products_t));
     if (p == NULL) {

@@ -6,7 +6,8 @@
  * and fourth in another.
  *
  * One or two rows read a strip once from front to end and widen; more go by
- * half strips, so that their sums fit the registers, and move signs.
+ * half strips, a few groups at a time, so that their sums fit the registers,
+ * and move signs.
  */
 
 #define VL  8
@@ -17,6 +18,7 @@
 enum {
     FEW = 2,                    /* rows that read a strip once */
     ROWS = 4,                   /* of a tile, 16 columns at a time */
+    NEAR = 4,                   /* groups, for more rows */
     AHEAD = 1024                /* bytes to prefetch, for few rows */
 };
 
@@ -36,6 +38,17 @@ word(const void *p)
     memcpy(&v, p, 4);
 
     return _mm256_set1_epi32(v);
+}
+
+
+INLINE void
+prefetch(const uint8_t *w, size_t size)
+{
+    size_t  line;
+
+    for (line = 0; line < size; line += 64) {
+        _mm_prefetch((const char *) w + line, _MM_HINT_T0);
+    }
 }
 
 
@@ -179,7 +192,7 @@ few(const moe_strip_t *s, moe_wtype_e type, int rt)
 {
     int             i, h;
     float          *out;
-    size_t          ldx, size, line;
+    size_t          ldx, size;
     __m256          scale;
     __m256i         q[FEW][4];
     uint32_t        g;
@@ -196,9 +209,7 @@ few(const moe_strip_t *s, moe_wtype_e type, int rt)
 
     for (g = 0; g < s->groups; g++, w += size) {
 
-        for (line = 0; line < size; line += 64) {
-            _mm_prefetch((const char *) w + AHEAD + line, _MM_HINT_T0);
-        }
+        prefetch(w + AHEAD, size);
 
         UNROLL
         for (i = 0; i < rt; i++) {
@@ -297,16 +308,16 @@ half_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
 }
 
 
-/* rt rows from r on against half a strip */
+/* half a block, group g's, for rt rows from r on */
 INLINE void
-half(const moe_strip_t *s, moe_wtype_e type, int rt, uint32_t r, int right)
+half(const moe_strip_t *s, moe_wtype_e type, uint32_t g, int rt, uint32_t r,
+    int right)
 {
     int             i, h;
     float          *out;
     size_t          ldx, size;
     __m256          scale;
     __m256i         q[ROWS][2];
-    uint32_t        g;
     const float    *scales;
     const int32_t  *sums;
     const uint8_t  *w, *x;
@@ -314,35 +325,83 @@ half(const moe_strip_t *s, moe_wtype_e type, int rt, uint32_t r, int right)
     size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
     ldx = moe_packed_row(s->groups);
     x = s->x + r * ldx;
-    scales = moe_row_scales(x, s->groups);
-    sums = moe_row_sums(x, s->groups, type);
-    w = s->w;
+    scales = moe_row_scales(x, s->groups) + g;
+    sums = moe_row_sums(x, s->groups, type) + g;
+    w = s->w + g * size;
     out = s->out + r * MOE_STRIP + right * 16;
 
-    for (g = 0; g < s->groups; g++, w += size) {
+    UNROLL
+    for (i = 0; i < rt; i++) {
+        q[i][0] = q[i][1] = type == MOE_W_I8_G32 ? _mm256_setzero_si256()
+                                                 : word(sums + i * ldx / 4);
+    }
+
+    if (type == MOE_W_I8_G32) {
+        half_i8(w + right * 64, rt, x + g * 32, ldx, q);
+    } else {
+        half_i4(w + right * 64, rt, x + g * 32, ldx, q);
+    }
+
+    UNROLL
+    for (h = 0; h < 2; h++) {
+        scale = _mm256_cvtph_ps(_mm_loadu_si128((const void *)
+                    (w + size - 64 + right * 32 + h * 16)));
 
         UNROLL
         for (i = 0; i < rt; i++) {
-            q[i][0] = q[i][1] = type == MOE_W_I8_G32
-                                ? _mm256_setzero_si256()
-                                : word(sums + i * ldx / 4 + g);
+            scaled_add(out + i * MOE_STRIP + h * 8, q[i][h], scale,
+                       _mm256_set1_ps(scales[i * ldx / 4]));
+        }
+    }
+}
+
+
+/* rt rows from r on against groups [begin, end); the first rows of a strip
+ * fetch what is next */
+INLINE void
+tile(const moe_strip_t *s, moe_wtype_e type, uint32_t begin, uint32_t end,
+    int rt, uint32_t r)
+{
+    size_t    size;
+    uint32_t  g;
+
+    size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+
+    for (g = begin; g < end; g++) {
+        if (r == 0) {
+            prefetch(s->w + (g + NEAR) * size, size);
         }
 
-        if (type == MOE_W_I8_G32) {
-            half_i8(w + right * 64, rt, x + g * 32, ldx, q);
-        } else {
-            half_i4(w + right * 64, rt, x + g * 32, ldx, q);
-        }
+        half(s, type, g, rt, r, 0);
+    }
 
-        UNROLL
-        for (h = 0; h < 2; h++) {
-            scale = _mm256_cvtph_ps(_mm_loadu_si128((const void *)
-                        (w + size - 64 + right * 32 + h * 16)));
+    for (g = begin; g < end; g++) {
+        half(s, type, g, rt, r, 1);
+    }
+}
 
-            UNROLL
-            for (i = 0; i < rt; i++) {
-                scaled_add(out + i * MOE_STRIP + h * 8, q[i][h], scale,
-                           _mm256_set1_ps(scales[i * ldx / 4 + g]));
+
+/* all rows take some groups while those are in the nearest cache */
+INLINE void
+many(const moe_strip_t *s, moe_wtype_e type)
+{
+    uint32_t  g, end, r, rt;
+
+    for (g = 0; g < s->groups; g = end) {
+        end = s->groups - g < NEAR ? s->groups : g + NEAR;
+
+        for (r = 0; r < s->nrows; r += rt) {
+            rt = tile_of(s->nrows - r, type == MOE_W_I4_G32 ? 3 : ROWS);
+
+            switch (rt) {
+            case 2:
+                tile(s, type, g, end, 2, r);
+                break;
+            case 3:
+                tile(s, type, g, end, 3, r);
+                break;
+            default:
+                tile(s, type, g, end, 4, r);
             }
         }
     }
@@ -352,36 +411,17 @@ half(const moe_strip_t *s, moe_wtype_e type, int rt, uint32_t r, int right)
 INLINE void
 strip(const moe_strip_t *s, moe_wtype_e type)
 {
-    int       right;
-    uint32_t  r, rt;
-
     memset(s->out, 0, (size_t) s->nrows * MOE_STRIP * sizeof(float));
 
-    if (s->nrows == 1) {
+    switch (s->nrows) {
+    case 1:
         few(s, type, 1);
-        return;
-    }
-
-    if (s->nrows == 2) {
+        break;
+    case 2:
         few(s, type, 2);
-        return;
-    }
-
-    for (r = 0; r < s->nrows; r += rt) {
-        rt = tile_of(s->nrows - r, type == MOE_W_I4_G32 ? 3 : ROWS);
-
-        for (right = 0; right < 2; right++) {
-            switch (rt) {
-            case 2:
-                half(s, type, 2, r, right);
-                break;
-            case 3:
-                half(s, type, 3, r, right);
-                break;
-            default:
-                half(s, type, 4, r, right);
-            }
-        }
+        break;
+    default:
+        many(s, type);
     }
 }
 
