@@ -25,8 +25,8 @@ TSAN_UNITS = test_jobq test_kernels test_attention test_rank test_ep
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
 
 
-.PHONY: help engine module unit-build unit sanitize fuzz clang deps-build \
-        deps-demo deps-test demo demo-stop test test-nginx test-live \
+.PHONY: help engine module unit-build unit emulate sanitize fuzz clang \
+        deps-build deps-demo deps-test demo demo-stop test test-nginx test-live \
         test-full install tokenizers clean
 
 help:
@@ -46,7 +46,7 @@ $(LIB): $(OBJS)
 
 $(BUILD)/obj/kernels/cpu/%_avx2.o: ARCH = -mavx2 -mfma -mf16c
 $(BUILD)/obj/kernels/cpu/%_avx512.o: ARCH = -mavx512f -mavx512bw \
-    -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mfma -mf16c
+    -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c
 
 # no fuzzer reaches the kernels, whose vector code compiles slowly under it
 PLAIN = $(if $(findstring fuzzer,$(CFLAGS)),$(filter kernels/%,$<))
@@ -105,6 +105,33 @@ tokenizers:
 
 unit: tokenizers $(UNITS)
 	@for t in $(UNITS); do echo "== $$t"; $$t || exit 1; done
+
+# AVX-512 in C and AVX2, so that it is tested where no processor has it; loops
+# stay loops, which compiles in seconds
+
+EMULATED = test_kernels test_attention test_quant test_packed test_golden
+EMULATE_OBJS = $(patsubst kernels/cpu/%.c,$(BUILD)/emulate/%.o, \
+                   $(wildcard kernels/cpu/*_avx512.c)) $(BUILD)/emulate/sets.o
+
+$(BUILD)/emulate/%_avx512.o: kernels/cpu/%_avx512.c
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(CFLAGS_) -mavx2 -mfma -mf16c -Wno-psabi -DUNROLL= \
+	    -fsanitize=alignment -fno-sanitize-recover=all \
+	    -include t/emulate/avx512.h $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/emulate/sets.o: t/emulate/sets.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/emulate/test_%: t/engine/test_%.c $(EMULATE_OBJS) $(LIB)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -fsanitize=alignment -MF $@.d -o $@ $< \
+	    $(EMULATE_OBJS) $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS_)
+
+#: make emulate       tests of the kernels with AVX-512 emulated (SIMDe)
+emulate: $(EMULATED:%=$(BUILD)/emulate/%)
+	@for t in $^; do echo "== $$t"; $$t || exit 1; done
 
 #: make sanitize      the unit tests under ASan and UBSan, and under TSan
 sanitize:
@@ -166,7 +193,7 @@ test-full: test
 #: make test          all tests of a quarter of an hour
 test: deps-test
 	@$(MAKE) -j$(J) engine module unit-build
-	@$(MAKE) clang unit sanitize fuzz test-nginx test-live
+	@$(MAKE) clang unit emulate sanitize fuzz test-nginx test-live
 
 #: make bench-sse     what an SSE event costs, beside the bare ceiling
 bench-sse: module $(BUILD)/t/moe-puppet
@@ -212,4 +239,5 @@ install: engine module
 clean:
 	rm -rf $(BUILD)
 
--include $(OBJS:.o=.d) $(BUILD)/obj/engine/main.d $(UNITS:=.d)
+-include $(OBJS:.o=.d) $(BUILD)/obj/engine/main.d $(UNITS:=.d) \
+    $(EMULATE_OBJS:.o=.d) $(EMULATED:%=$(BUILD)/emulate/%.d)

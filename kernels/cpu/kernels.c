@@ -54,14 +54,12 @@ has_avx512(void)
 #if defined(__x86_64__)
     unsigned  a, b, c, d;
 
-    /* not every compiler has names for the last two, AVX512_VNNI in leaf 7.0
-     * and AVX512_BF16 in leaf 7.1 */
+    /* not every compiler has a name for the last, AVX512_VNNI in leaf 7.0 */
     return has_avx2() && __builtin_cpu_supports("avx512f")
            && __builtin_cpu_supports("avx512bw")
            && __builtin_cpu_supports("avx512dq")
            && __builtin_cpu_supports("avx512vl")
-           && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11)
-           && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+           && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11);
 #else
     return 0;
 #endif

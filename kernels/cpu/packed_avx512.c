@@ -34,6 +34,7 @@ tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
     sums = moe_row_sums(x, s->groups, type);
     w = s->w;
     strip = s->groups * size;
+    n0 = n1 = _mm512_setzero_si512();
 
     UNROLL
     for (i = 0; i < rt; i++) {
@@ -194,7 +195,7 @@ probe_int8(uint64_t rounds)
         sum[0] = _mm512_add_epi32(sum[0], sum[j]);
     }
 
-    __asm__ volatile("" : : "v" (sum[0]));
+    __asm__ volatile("" : : "m" (sum[0]));
 
     return rounds * 12 * 64 * 2;
 }

@@ -114,7 +114,11 @@ setup(void **state)
 
     for (i = 0; i < 3; i++) {
         sets[nsets] = moe_kernels_get(names[i]);
-        nsets += sets[nsets] != NULL;
+
+        if (sets[nsets] != NULL) {
+            print_message("%s\n", names[i]);
+            nsets++;
+        }
     }
 
     assert_null(moe_kernels_get("abacus"));

@@ -116,7 +116,11 @@ setup(void **state)
 
     for (i = 0; i < 3; i++) {
         sets[nsets] = moe_kernels_get(names[i]);
-        nsets += sets[nsets] != NULL;
+
+        if (sets[nsets] != NULL) {
+            print_message("%s\n", names[i]);
+            nsets++;
+        }
     }
 
     ctx1.pool = moe_pool_create(1, &err);

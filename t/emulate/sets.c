@@ -1,0 +1,25 @@
+/* sets: moe_kernels_get() of a program with emulated AVX-512, in place of
+ * kernels/cpu/kernels.c */
+
+#include <string.h>
+
+#include "kernels/cpu/sets.h"
+
+
+const moe_kernels_t *
+moe_kernels_get(const char *name)
+{
+    size_t  i;
+
+    static const moe_kernels_t *const  sets[] = {
+        &moe_kernels_avx512, &moe_kernels_avx2, &moe_kernels_plain
+    };
+
+    for (i = __builtin_cpu_supports("avx2") ? 0 : 2; i < 3; i++) {
+        if (name == NULL || strcmp(name, sets[i]->name) == 0) {
+            return sets[i];
+        }
+    }
+
+    return NULL;
+}
