@@ -1,4 +1,5 @@
 # conf/moe_errors.conf: nginx's own errors as OpenAI's error object.
+# Zones have names of their own: a reload keeps one of the same name.
 
 use Test::Nginx::Socket 'no_plan';
 use MoeTest;
@@ -69,10 +70,10 @@ error.type = "invalid_request_error"
 === TEST 4: 429
 --- early
 --- http_config
-limit_req_zone $server_name zone=r:64k rate=1r/m;
+limit_req_zone $server_name zone=r429:64k rate=1r/m;
 --- config
 limit_req_status 429;
-location / { limit_req zone=r; moe_pass engine; }
+location / { limit_req zone=r429; moe_pass engine; }
 --- request eval
 ["POST /tokenize\n{\"prompt\":\"a\"}", "POST /tokenize\n{\"prompt\":\"a\"}"]
 --- error_code eval
@@ -97,9 +98,9 @@ error.type = "server_error"
 === TEST 6: 503 by limit_conn's and limit_req's default
 --- early
 --- http_config
-limit_req_zone $server_name zone=r:64k rate=1r/m;
+limit_req_zone $server_name zone=r503:64k rate=1r/m;
 --- config
-location / { limit_req zone=r; moe_pass engine; }
+location / { limit_req zone=r503; moe_pass engine; }
 --- request eval
 ["POST /tokenize\n{\"prompt\":\"a\"}", "POST /tokenize\n{\"prompt\":\"a\"}"]
 --- error_code eval
