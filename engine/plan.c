@@ -13,6 +13,7 @@
 #include "plan/calibrate.h"
 #include "plan/capacity.h"
 #include "plan/economics.h"
+#include "plan/simulate.h"
 
 
 enum {
@@ -36,10 +37,15 @@ typedef struct {
     int                 ep;             /* sizes were given */
     int                 calibration;
     int                 profiles;
+    int                 json;
+    moe_simulate_t      simulate;
 } options_t;
 
 
 static int parse(options_t *o, int argc, char **argv);
+static int option(options_t *o, int c, const char *name);
+static void usage(FILE *f);
+static int simulate(options_t *o, moe_err_t *err);
 static int number(const char *name, double min, double max, double *out);
 static int list(const char *name, double *out, uint32_t *n);
 static int prices(moe_plan_market_t *m);
@@ -87,8 +93,10 @@ static const char  help[] =
     "  --prompt-len N   length of a prompt (default: 4000)\n"
     "  --cached X       part of prompts that is cached (default: 0.56)\n"
     "\n"
+    "  --json           figures of fleets, calibration or simulation as JSON\n"
     "  --calibration    the model beside published measurements\n"
-    "  --profiles       what is known of each kind of hardware\n";
+    "  --profiles       what is known of each kind of hardware\n"
+    "\n";
 
 enum {
     OPT_SPARE = 256,
@@ -123,6 +131,7 @@ static const struct option  longs[] = {
     { "cached", required_argument, NULL, OPT_CACHED },
     { "calibration", no_argument, NULL, 'k' },
     { "profiles", no_argument, NULL, 'p' },
+    { "json", no_argument, NULL, 'j' },
     { "help", no_argument, NULL, 'h' },
     { NULL, 0, NULL, 0 }
 };
@@ -156,6 +165,15 @@ moe_plan_main(int argc, char **argv)
         return MOE_EXIT_ERROR;
     }
 
+    if (o.simulate.asked) {
+        if (simulate(&o, &err) != 0) {
+            fprintf(stderr, "moe-engine plan: %s\n", err.text);
+            return MOE_EXIT_ERROR;
+        }
+
+        return 0;
+    }
+
     print_head(&o);
     print_fleets(&o);
     print_layers(&o);
@@ -164,16 +182,48 @@ moe_plan_main(int argc, char **argv)
 }
 
 
+static int
+simulate(options_t *o, moe_err_t *err)
+{
+    moe_plan_t  p;
+
+    p = o->plan;
+    p.devices = o->ep ? o->sizes[0] : 32;
+    p.spare = o->spare >= 0 ? o->spare
+                            : moe_plan_spare(p.model.experts, p.devices);
+
+    if (o->ep && o->nsizes > 1) {
+        return moe_err(err, "--simulate: one size at a time, not --ep of "
+                       "several");
+    }
+
+    return moe_simulate(&o->simulate, &p, o->tpot, o->prompt_len, o->json,
+                        err);
+}
+
+
+static void
+usage(FILE *f)
+{
+    fputs(help, f);
+    fputs(moe_simulate_help, f);
+}
+
+
 /* 0, 1 where there is nothing more to do, -1 on wrong usage */
 static int
 parse(options_t *o, int argc, char **argv)
 {
-    int  c, rc;
+    int            c, rc, index;
+    size_t         n;
+    moe_err_t      err;
+    struct option  all[128];
 
     static const double  sizes[] = { 8, 16, 32, 72, 144, 320 };
 
     memset(o, 0, sizeof(options_t));
     moe_plan_defaults(&o->plan);
+    moe_simulate_defaults(&o->simulate);
 
     o->hardware = "h800";
     o->plan.context = 4989;
@@ -185,73 +235,36 @@ parse(options_t *o, int argc, char **argv)
     memcpy(o->sizes, sizes, sizeof(sizes));
     o->nsizes = sizeof(sizes) / sizeof(sizes[0]);
 
+    for (n = 0; longs[n].name != NULL; n++) {
+        all[n] = longs[n];
+    }
+
+    for (index = 0; moe_simulate_longs[index].name != NULL; index++) {
+        all[n++] = moe_simulate_longs[index];
+    }
+
+    memset(&all[n], 0, sizeof(all[n]));
     optind = 1;
     rc = 0;
 
-    while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "h", all, &index)) != -1) {
 
-        switch (c) {
-        case 'h':
-            fputs(help, stdout);
+        if (c == 'h') {
+            usage(stdout);
             return 1;
-        case 'w':
-            o->hardware = optarg;
-            break;
-        case 'e':
-            rc |= list("ep", o->sizes, &o->nsizes);
-            o->ep = 1;
-            break;
-        case OPT_SPARE:
-            rc |= number("spare", 0, 1e5, &o->spare);
-            break;
-        case 'c':
-            rc |= number("context", 1, MOE_MAX_POSITIONS, &o->plan.context);
-            break;
-        case 't':
-            rc |= number("tpot", 0.01, 1e6, &o->tpot);
-            break;
-        case 'q':
-            rc |= weights(&o->plan.w_bytes);
-            break;
-        case OPT_DRAFTS:
-            rc |= number("drafts", 1, 64, &o->plan.drafts);
-            break;
-        case OPT_ACCEPTED:
-            rc |= number("accepted", 1, 64, &o->plan.accepted);
-            break;
-        case OPT_SKEW:
-            rc |= number("skew", 1, 1000, &o->plan.skew);
-            break;
-        case OPT_OVERLAP:
-            rc |= number("overlap", 0, 1, &o->plan.overlap);
-            break;
-        case OPT_USERS:
-            rc |= number("users", 1, 1e9, &o->users);
-            break;
-        case OPT_RENT:
-            rc |= number("rent", 0, 1e9, &o->market.rent);
-            break;
-        case OPT_PRICE:
-            rc |= prices(&o->market);
-            break;
-        case OPT_PROMPT:
-            rc |= number("prompt", 0, 1e6, &o->market.prompt);
-            break;
-        case OPT_PROMPT_LEN:
-            rc |= number("prompt-len", 1, MOE_MAX_POSITIONS, &o->prompt_len);
-            break;
-        case OPT_CACHED:
-            rc |= number("cached", 0, 1, &o->market.cached);
-            break;
-        case 'k':
-            o->calibration = 1;
-            break;
-        case 'p':
-            o->profiles = 1;
-            break;
-        default:
-            rc = -1;
         }
+
+        if (c >= MOE_SIMULATE_OPTION) {
+            if (moe_simulate_option(&o->simulate, c, all[index].name, optarg,
+                                    &err) != 0)
+            {
+                fprintf(stderr, "moe-engine plan: %s\n", err.text);
+                rc = -1;
+            }
+            continue;
+        }
+
+        rc |= option(o, c, c == '?' ? "" : all[index].name);
     }
 
     if (rc == 0 && o->plan.accepted > o->plan.drafts) {
@@ -260,7 +273,7 @@ parse(options_t *o, int argc, char **argv)
     }
 
     if (rc != 0 || argc - optind > 1) {
-        fputs(help, stderr);
+        fputs("\"moe-engine plan --help\" says what there is\n", stderr);
         return -1;
     }
 
@@ -268,6 +281,84 @@ parse(options_t *o, int argc, char **argv)
     o->model = argv[optind];
 
     return 0;
+}
+
+
+static int
+option(options_t *o, int c, const char *name)
+{
+    switch (c) {
+
+    case 'w':
+        o->hardware = optarg;
+        return 0;
+
+    case 'e':
+        o->ep = 1;
+        return list(name, o->sizes, &o->nsizes);
+
+    case OPT_SPARE:
+        return number(name, 0, 1e5, &o->spare);
+
+    case 'c':
+        if (number(name, 1, MOE_MAX_POSITIONS, &o->plan.context) != 0) {
+            return -1;
+        }
+
+        o->simulate.context = o->plan.context;
+        return 0;
+
+    case 't':
+        return number(name, 0.01, 1e6, &o->tpot);
+
+    case 'q':
+        return weights(&o->plan.w_bytes);
+
+    case OPT_DRAFTS:
+        return number(name, 1, 64, &o->plan.drafts);
+
+    case OPT_ACCEPTED:
+        return number(name, 1, 64, &o->plan.accepted);
+
+    case OPT_SKEW:
+        return number(name, 1, 1000, &o->plan.skew);
+
+    case OPT_OVERLAP:
+        return number(name, 0, 1, &o->plan.overlap);
+
+    case OPT_USERS:
+        return number(name, 1, 1e9, &o->users);
+
+    case OPT_RENT:
+        return number(name, 0, 1e9, &o->market.rent);
+
+    case OPT_PRICE:
+        return prices(&o->market);
+
+    case OPT_PROMPT:
+        return number(name, 0, 1e6, &o->market.prompt);
+
+    case OPT_PROMPT_LEN:
+        return number(name, 1, MOE_MAX_POSITIONS, &o->prompt_len);
+
+    case OPT_CACHED:
+        return number(name, 0, 1, &o->market.cached);
+
+    case 'k':
+        o->calibration = 1;
+        return 0;
+
+    case 'p':
+        o->profiles = 1;
+        return 0;
+
+    case 'j':
+        o->json = 1;
+        return 0;
+
+    default:
+        return -1;
+    }
 }
 
 
@@ -400,7 +491,7 @@ load(options_t *o, moe_err_t *err)
         free(json);
 
         if (rc != 0) {
-            return moe_err_prefix(err, "%s: ", o->model);
+            return moe_err_prefix(err, "%s", o->model);
         }
 
     } else if (moe_config_load(o->model, &cfg, err) != 0) {

@@ -3,6 +3,7 @@
 
 #include "ep/placement.h"
 #include "plan/calibrate.h"
+#include "plan/random.h"
 
 
 typedef struct {
@@ -50,8 +51,6 @@ static const known_t  known[] = {
 #define KNOWN  (sizeof(known) / sizeof(known[0]))
 
 
-static double normal(uint64_t *seed);
-static double uniform(uint64_t *seed);
 static double largest(const double *load, uint32_t experts, uint32_t ranks);
 
 
@@ -126,7 +125,7 @@ moe_plan_skew(uint32_t experts, uint32_t spare, uint32_t ranks, double sigma,
 
     for (t = 0; t < trials; t++) {
         for (i = 0; i < experts; i++) {
-            load[i] = exp(sigma * normal(&seed));
+            load[i] = exp(sigma * moe_plan_normal(&seed));
         }
 
         rc = moe_placement_balance(&s, load, phy, rep, cnt, err);
@@ -174,35 +173,4 @@ largest(const double *load, uint32_t experts, uint32_t ranks)
     }
 
     return most * ranks / sum;
-}
-
-
-/* Box and Muller's */
-static double
-normal(uint64_t *seed)
-{
-    double  r, a;
-
-    r = sqrt(-2 * log(uniform(seed)));
-    a = 6.283185307179586 * uniform(seed);
-
-    return r * cos(a);
-}
-
-
-/* in (0, 1); splitmix64, so that a table is the same each time */
-static double
-uniform(uint64_t *seed)
-{
-    uint64_t  x;
-
-    x = *seed + 0x9e3779b97f4a7c15ull;
-    *seed = x;
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    x ^= x >> 31;
-
-    return ((double) (x >> 12) + 0.5) / 4503599627370496.0;
 }

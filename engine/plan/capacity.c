@@ -34,6 +34,10 @@ static const link_t  deepep[] = {
 /* narrow slices of experts are streamed at so much of the full rate */
 #define SLICE_EFF     0.75
 
+/* multiplications of a head with one key of a prompt, expanded: score and
+ * value of a head, not of the latent */
+#define EXPANDED      320.0
+
 /* rows of a prompt's chunk in every device, and what counted kernels reach
  * of the network, as DeepEP's normal kernels do */
 #define PREFILL_ROWS  4096.0
@@ -48,9 +52,10 @@ static double step_tensor(const moe_plan_t *p, double batch);
 static double gemm(const moe_plan_t *p, double params, double rows,
     double bytes);
 static double gemm_rate(const moe_plan_t *p, double rows);
-static double attention(const moe_plan_t *p, double batch, double heads);
+static double attention(const moe_plan_t *p, double heads,
+    const moe_plan_rows_t *rows);
+static moe_plan_rows_t decoding(const moe_plan_t *p, double batch);
 static double experts(const moe_plan_t *p, double rows);
-static double exchange(const moe_plan_t *p, double rows);
 static void exchange_times(const moe_plan_t *p, link_t *t);
 static double compute(const moe_plan_layer_t *l);
 static double max2(double a, double b);
@@ -104,49 +109,103 @@ moe_plan_step(const moe_plan_t *p, double batch)
 static double
 step_expert(const moe_plan_t *p, double batch)
 {
-    double                   layer, both, comp, move, rows;
-    moe_plan_layer_t         l;
+    double             layer, whole, half;
+    moe_plan_rows_t    rows;
+    moe_plan_layer_t   l, h;
+
+    rows = decoding(p, batch);
+    moe_plan_layer(p, batch, &l);
+    whole = compute(&l);
+    layer = whole + l.exchange;
+
+    if (batch >= 2) {
+        moe_plan_layer(p, batch / 2, &h);
+        half = compute(&h);
+        layer = moe_plan_overlapped(p, whole, l.exchange, half, h.exchange);
+    }
+
+    return p->model.moe_layers * layer + moe_plan_outside(p, &rows, rows.rows);
+}
+
+
+double
+moe_plan_overlapped(const moe_plan_t *p, double compute, double move,
+    double half_compute, double half_move)
+{
+    double  both;
+
+    if (p->overlap <= 0) {
+        return compute + move;
+    }
+
+    half_compute *= 2;
+    half_move *= 2;
+
+    both = max2(half_compute, half_move)
+           + (1 - p->overlap) * fmin(half_compute, half_move);
+
+    return fmin(compute + move, both);
+}
+
+
+double
+moe_plan_outside(const moe_plan_t *p, const moe_plan_rows_t *rows,
+    double logits)
+{
     const moe_plan_shape_t  *m;
 
     m = &p->model;
-    rows = batch * p->drafts;
 
-    moe_plan_layer(p, batch, &l);
-    layer = compute(&l) + l.exchange;
-
-    if (p->overlap > 0 && batch >= 2) {
-        moe_plan_layer(p, batch / 2, &l);
-
-        comp = 2 * compute(&l);
-        move = 2 * l.exchange;
-        both = max2(comp, move) + (1 - p->overlap) * fmin(comp, move);
-        layer = fmin(layer, both);
-    }
-
-    return m->moe_layers * layer
-           + (m->layers - m->moe_layers)
-             * (attention(p, batch, m->heads)
-                + gemm(p, m->w_attn, rows, p->w_bytes)
-                + gemm(p, m->w_dense, rows, p->w_bytes)
-                + p->hw.layer_s)
-           + gemm(p, m->vocab * m->hidden, rows, p->head_bytes)
+    return (m->layers - m->moe_layers)
+           * (attention(p, m->heads, rows)
+              + gemm(p, m->w_attn, rows->rows, p->w_bytes)
+              + gemm(p, m->w_dense, rows->rows, p->w_bytes)
+              + p->hw.layer_s)
+           + gemm(p, m->vocab * m->hidden, logits, p->head_bytes)
            + p->hw.step_s;
+}
+
+
+double
+moe_plan_attend(const moe_plan_t *p, const moe_plan_rows_t *rows)
+{
+    return attention(p, p->model.heads, rows)
+           + gemm(p, p->model.w_attn, rows->rows, p->w_bytes)
+           + p->hw.layer_s + p->hw.row_s * rows->rows;
+}
+
+
+double
+moe_plan_shared(const moe_plan_t *p, double rows)
+{
+    return gemm(p, p->model.w_shared, rows, p->w_bytes);
 }
 
 
 void
 moe_plan_layer(const moe_plan_t *p, double batch, moe_plan_layer_t *l)
 {
-    double  rows;
+    moe_plan_rows_t  rows;
 
-    rows = batch * p->drafts;
+    rows = decoding(p, batch);
 
-    l->attention = attention(p, batch, p->model.heads);
-    l->projections = gemm(p, p->model.w_attn, rows, p->w_bytes);
-    l->experts = experts(p, rows);
-    l->shared = gemm(p, p->model.w_shared, rows, p->w_bytes);
-    l->rest = p->hw.layer_s + p->hw.row_s * rows;
-    l->exchange = p->devices > 1 ? exchange(p, rows) : 0;
+    l->attention = attention(p, p->model.heads, &rows);
+    l->projections = gemm(p, p->model.w_attn, rows.rows, p->w_bytes);
+    l->experts = experts(p, rows.rows);
+    l->shared = moe_plan_shared(p, rows.rows);
+    l->rest = p->hw.layer_s + p->hw.row_s * rows.rows;
+    l->exchange = moe_plan_exchange(p, p->skew * rows.rows);
+}
+
+
+static moe_plan_rows_t
+decoding(const moe_plan_t *p, double batch)
+{
+    return (moe_plan_rows_t) {
+        .rows = batch * p->drafts,
+        .keys = batch * p->context,
+        .pairs = batch * p->context * p->drafts
+    };
 }
 
 
@@ -163,6 +222,7 @@ static double
 step_tensor(const moe_plan_t *p, double batch)
 {
     double                      rows, all, g, lat, move, att, moe, shared, n;
+    moe_plan_rows_t             of;
     const moe_plan_shape_t     *m;
     const moe_plan_hardware_t  *hw;
 
@@ -183,13 +243,15 @@ step_tensor(const moe_plan_t *p, double batch)
 
     if (p->way == MOE_PLAN_HYBRID) {
         rows = batch * p->drafts;
-        att = attention(p, batch, m->heads)
+        of = decoding(p, batch);
+        att = attention(p, m->heads, &of)
               + gemm(p, m->w_attn, rows, p->w_bytes);
         move = 2 * (lat + move);
 
     } else {
         rows = all;
-        att = attention(p, n, m->heads / g)
+        of = decoding(p, n);
+        att = attention(p, m->heads / g, &of)
               + gemm(p, m->w_attn / g, rows, p->w_bytes);
         move = 2 * (lat + 2 * move);
     }
@@ -206,6 +268,10 @@ step_tensor(const moe_plan_t *p, double batch)
 static double
 gemm(const moe_plan_t *p, double params, double rows, double bytes)
 {
+    if (rows <= 0) {
+        return 0;
+    }
+
     return max2(params * bytes / (p->hw.bw * p->hw.mem_eff),
                 2 * params * rows / gemm_rate(p, rows));
 }
@@ -223,14 +289,15 @@ gemm_rate(const moe_plan_t *p, double rows)
 /* The KV of a sequence is read once for all its tokens of a step; a latent
  * cache is read whole by every slice of the heads, others by theirs. */
 static double
-attention(const moe_plan_t *p, double batch, double heads)
+attention(const moe_plan_t *p, double heads, const moe_plan_rows_t *rows)
 {
     double                   bytes, ops;
     const moe_plan_shape_t  *m;
 
     m = &p->model;
-    bytes = batch * p->context * m->kv_width * p->kv_bytes;
-    ops = 2 * heads * m->attn_ops * p->context * batch * p->drafts;
+    bytes = rows->keys * m->kv_width * p->kv_bytes;
+    ops = 2 * heads * (m->attn_ops * rows->pairs
+                       + fmin(m->attn_ops, EXPANDED) * rows->prompts);
 
     if (m->kv_heads > 1) {
         bytes *= max2(heads / m->heads, 1 / m->kv_heads);
@@ -246,33 +313,47 @@ attention(const moe_plan_t *p, double batch, double heads)
 static double
 experts(const moe_plan_t *p, double rows)
 {
-    double                   slots, touched, share, all;
+    double                   slots, share, all;
+    moe_plan_experts_t       e;
     const moe_plan_shape_t  *m;
 
     m = &p->model;
     slots = m->experts + p->spare;
     all = rows * p->devices;
     share = m->experts / slots;
-    touched = moe_plan_distinct(m, slots / p->devices, all * share);
 
-    return max2(touched * m->w_expert * p->w_bytes
+    e.touched = moe_plan_distinct(m, slots / p->devices, all * share);
+    e.rows = p->skew * rows * m->top_k;
+    e.each = all * m->top_k / slots;
+
+    return moe_plan_expert(p, &e);
+}
+
+
+double
+moe_plan_expert(const moe_plan_t *p, const moe_plan_experts_t *e)
+{
+    return max2(e->touched * p->model.w_expert * p->w_bytes
                 / (p->hw.bw * p->hw.mem_eff),
-                p->skew * 2 * m->w_expert * rows * m->top_k
-                / gemm_rate(p, max2(1, all * m->top_k / slots)));
+                2 * p->model.w_expert * e->rows
+                / gemm_rate(p, max2(1, e->each)));
 }
 
 
 /* there and back */
-static double
-exchange(const moe_plan_t *p, double rows)
+double
+moe_plan_exchange(const moe_plan_t *p, double rows)
 {
     double  part, dispatch, combine;
     link_t  t;
 
+    if (p->devices <= 1) {
+        return 0;
+    }
+
     exchange_times(p, &t);
 
-    part = p->skew * rows / DEEPEP_ROWS * p->model.top_k * p->model.hidden
-           / DEEPEP_WORK;
+    part = rows / DEEPEP_ROWS * p->model.top_k * p->model.hidden / DEEPEP_WORK;
 
     dispatch = DISPATCH_MIN + (t.dispatch - DISPATCH_MIN) * part;
     combine = COMBINE_MIN + (t.combine - COMBINE_MIN) * part;
@@ -420,7 +501,7 @@ moe_plan_prefill(const moe_plan_t *p, double len)
     comp = 2 * m->w_active
            / gemm_rate(p, PREFILL_ROWS * p->devices * m->top_k
                            / (m->experts + p->spare))
-           + 2 * m->layers * m->heads * fmin(m->attn_ops, 320) * len / 2
+           + 2 * m->layers * m->heads * fmin(m->attn_ops, EXPANDED) * len / 2
              / (hw->wide * hw->attn_eff);
 
     if (p->way == MOE_PLAN_EXPERT) {

@@ -64,6 +64,26 @@ typedef struct {
 } moe_plan_layer_t;
 
 
+/*
+ * What one device does in one pass, counted or expected.  Keys of a sequence
+ * are read once for all its rows.
+ */
+typedef struct {
+    double               rows;
+    double               keys;       /* of KV that are read */
+    double               pairs;      /* of rows that decode with keys */
+    double               prompts;    /* of rows of prompts with keys; these
+                                      * are expanded first */
+} moe_plan_rows_t;
+
+/* the same of a layer's experts */
+typedef struct {
+    double               touched;    /* experts whose weights are read */
+    double               rows;       /* that they compute in all */
+    double               each;       /* rows of one, that its speed hangs on */
+} moe_plan_experts_t;
+
+
 /* what a fleet does at its best within a time a token */
 typedef struct {
     double               kv;         /* bytes left for KV, a device; negative
@@ -90,6 +110,25 @@ double moe_plan_step(const moe_plan_t *p, double batch);
 /* of one layer, expert parallel, for a table of where time goes */
 void moe_plan_layer(const moe_plan_t *p, double batch,
     moe_plan_layer_t *layer);
+
+/*
+ * The parts of a step of expert parallelism, for one device, in seconds: of a
+ * layer attention, projections and the rest; routed experts and the shared
+ * one for so many rows; and the exchange, where the busiest device computes
+ * top_k experts each for so many rows.  Last what is not in layers with
+ * experts: dense ones, head, sampling.
+ */
+double moe_plan_attend(const moe_plan_t *p, const moe_plan_rows_t *rows);
+double moe_plan_expert(const moe_plan_t *p, const moe_plan_experts_t *e);
+double moe_plan_shared(const moe_plan_t *p, double rows);
+double moe_plan_exchange(const moe_plan_t *p, double rows);
+double moe_plan_outside(const moe_plan_t *p, const moe_plan_rows_t *rows,
+    double logits);
+
+/* A layer as one batch or, where that is shorter, as two halves that overlap:
+ * computing and exchange of the whole, and of each half. */
+double moe_plan_overlapped(const moe_plan_t *p, double compute, double move,
+    double half_compute, double half_move);
 
 /* Bytes of one device that weights take, and that are left for KV. */
 double moe_plan_weights(const moe_plan_t *p);

@@ -20,6 +20,7 @@ moe_plan_shape(const moe_config_t *cfg, moe_plan_shape_t *s)
     s->heads = cfg->n_heads;
     s->experts = cfg->n_experts;
     s->top_k = cfg->top_k;
+    s->groups = cfg->n_group > 0 ? cfg->n_group : 1;
     s->expert_ffn = cfg->moe_ffn;
     s->w_expert = 3.0 * cfg->hidden * cfg->moe_ffn;
     s->w_shared = 3.0 * cfg->hidden * cfg->shared_ffn;
@@ -114,6 +115,7 @@ moe_plan_shape_v3(moe_plan_shape_t *s)
     cfg.shared_ffn = 2048;
     cfg.n_experts = 256;
     cfg.top_k = 8;
+    cfg.n_group = 8;
 
     moe_plan_shape(&cfg, s);
 }

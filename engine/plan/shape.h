@@ -25,6 +25,7 @@ typedef struct {
                              * score and its value, as they are stored */
     double  experts;        /* routed, of a layer */
     double  top_k;
+    double  groups;         /* of experts; 1: none */
     double  expert_ffn;     /* width of one */
 
     double  w_attn;         /* parameters of a layer's attention */
