@@ -76,11 +76,12 @@ expert_bytes(moe_wtype_e type)
 static void
 fill(products_t *p, moe_wtype_e type)
 {
-    size_t     i, block;
+    size_t     i, j, block, quants;
     uint16_t   half;
     uint64_t   r, *w;
 
-    block = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    block = moe_packed_block(type);
+    quants = moe_packed_quants(type);
     r = 1;
     w = (uint64_t *) p->weights;
 
@@ -89,10 +90,16 @@ fill(products_t *p, moe_wtype_e type)
         w[i] = r ^ r >> 32;
     }
 
-    for (i = block - 64; i < p->bytes; i += i % block == block - 2
-                                            ? block - 62 : 2) {
-        half = (uint16_t) (0x2000 + (i & 0xff));
-        memcpy(p->weights + i, &half, 2);
+    for (i = 0; i < p->bytes; i += block) {
+        if (type == MOE_W_MX4_G32) {
+            memset(p->weights + i + quants, 120, block - quants);
+            continue;
+        }
+
+        for (j = quants; j < block; j += 2) {
+            half = (uint16_t) (0x2000 + (j & 0xff));
+            memcpy(p->weights + i + j, &half, 2);
+        }
     }
 }
 
@@ -185,7 +192,8 @@ measure(products_t *p, moe_wtype_e type, uint32_t rows)
     ops = 6.0 * rows * EXPERTS * FFN * HIDDEN / t / 1e9;
 
     printf("| %s | %u | %.2f | %.1f | %.0f %% | %.0f | %.0f %% |\n",
-           type == MOE_W_I8_G32 ? "int8" : "int4", rows,
+           type == MOE_W_I8_G32 ? "int8"
+           : type == MOE_W_I4_G32 ? "int4" : "mxfp4", rows,
            t / EXPERTS * 1e3, (double) p->bytes / t / 1e9,
            (double) p->bytes / t / 1e7 / read[TIMES / 2], ops,
            peak[TIMES / 2] > 0 ? 100 * ops / peak[TIMES / 2] : 0.0);
@@ -243,7 +251,9 @@ moe_bench_products(uint32_t threads, const char *kernels, moe_err_t *err)
     int                        rc;
     size_t                     i, j;
     products_t                *p;
-    static const moe_wtype_e   types[] = { MOE_W_I8_G32, MOE_W_I4_G32 };
+    static const moe_wtype_e   types[] = {
+        MOE_W_I8_G32, MOE_W_I4_G32, MOE_W_MX4_G32
+    };
     static const uint32_t      rows[] = { 1, 2, 3, 4, 12, 48, MAX_ROWS };
 
     p = calloc(1, sizeof(products_t));
@@ -262,7 +272,7 @@ moe_bench_products(uint32_t threads, const char *kernels, moe_err_t *err)
                p->k->name, moe_pool_threads(p->c.pool), TIMES);
     }
 
-    for (i = 0; rc == 0 && i < 2; i++) {
+    for (i = 0; rc == 0 && i < 3; i++) {
         p->bytes = expert_bytes(types[i]) * EXPERTS;
         fill(p, types[i]);
 

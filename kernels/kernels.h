@@ -47,6 +47,7 @@ typedef enum {
     MOE_W_F8_E4M3,
     MOE_W_I8_G32,               /* packed, see kernels/cpu/packed.h */
     MOE_W_I4_G32,
+    MOE_W_MX4_G32,
     MOE_W_I8_KV                 /* keys and values only, see moe_kv_row() */
 } moe_wtype_e;
 

@@ -39,11 +39,9 @@ bind_matrix(const moe_tensor_t *t, moe_matrix_t *w, moe_err_t *err)
         break;
 
     case MOE_DTYPE_I8_G32:
-        w->type = MOE_W_I8_G32;
-        break;
-
     case MOE_DTYPE_I4_G32:
-        w->type = MOE_W_I4_G32;
+    case MOE_DTYPE_MX4_G32:
+        w->type = moe_dtype_packed(t->dtype);
         break;
 
     default:

@@ -5,14 +5,14 @@
 
 #include "base/file.h"
 #include "base/version.h"
+#include "kernels/cpu/packed.h"
 #include "model/fingerprint.h"
 #include "model/fused.h"
 #include "model/gguf.h"
-#include "model/mxfp4.h"
 
 
 /* the number changes with every change that may move a bit of a logit */
-#define PROGRAM  "ngx_moe " MOE_VERSION " numerics 1"
+#define PROGRAM  "ngx_moe " MOE_VERSION " numerics 2"
 
 enum {
     CONFIG_MAX = 1 << 24,
@@ -92,7 +92,7 @@ add_tensor(EVP_MD_CTX *md, const moe_st_tensor_t *t, int whole)
 
     if (t->scales != NULL) {
         add_data(md, t->name, t->scales,
-                 moe_part_extent(t) / (MOE_MXFP4_BLOCK / 2), whole);
+                 moe_part_extent(t) / (MOE_GROUP / 2), whole);
     }
 }
 

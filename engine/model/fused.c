@@ -5,12 +5,11 @@
 #include "kernels/cpu/packed.h"
 #include "model/family.h"
 #include "model/fused.h"
-#include "model/mxfp4.h"
 
 
 #define NAME  "\"%.160s\""
 
-enum { BLOCK_BYTES = MOE_MXFP4_BLOCK / 2 };
+enum { BLOCK_BYTES = MOE_GROUP / 2 };
 
 
 typedef struct {
@@ -152,16 +151,16 @@ first_part(split_t *s, const fused_t *u, const moe_st_tensor_t *f,
         t->row_step = parts;
         t->col_step = 1;
 
-        if (in % MOE_MXFP4_BLOCK != 0
-            || !shape_is(f, 4, n, out, in / MOE_MXFP4_BLOCK, BLOCK_BYTES)
+        if (in % MOE_GROUP != 0
+            || !shape_is(f, 4, n, out, in / MOE_GROUP, BLOCK_BYTES)
             || f->size != n * out * in / 2)
         {
             return bad(s, f, "not the shape of all experts' blocks");
         }
 
         if (scales == NULL
-            || !shape_is(scales, 3, n, out, in / MOE_MXFP4_BLOCK, 0)
-            || scales->size != n * out * in / MOE_MXFP4_BLOCK)
+            || !shape_is(scales, 3, n, out, in / MOE_GROUP, 0)
+            || scales->size != n * out * in / MOE_GROUP)
         {
             return bad(s, f, "no scales of its shape");
         }
@@ -218,7 +217,7 @@ split(split_t *s, const fused_t *u, const moe_st_tensor_t *f, int layer)
             if (u->mxfp4) {
                 t.scales = first.scales
                            + ((uint64_t) e * out + (uint64_t) i)
-                             * (in / MOE_MXFP4_BLOCK);
+                             * (in / MOE_GROUP);
             }
 
             if (asprintf(&name, "model.layers.%d.mlp.experts.%d.%s", layer,
@@ -354,9 +353,9 @@ moe_part_type(const moe_st_tensor_t *f, int wide, uint64_t *size)
     }
 
     *size = wide ? f->dims[0] * f->dims[1] * 2
-                 : moe_packed_size(MOE_W_I8_G32, f->dims[0], f->dims[1]);
+                 : moe_packed_size(MOE_W_MX4_G32, f->dims[0], f->dims[1]);
 
-    return wide ? MOE_DTYPE_BF16 : MOE_DTYPE_I8_G32;
+    return wide ? MOE_DTYPE_BF16 : MOE_DTYPE_MX4_G32;
 }
 
 
@@ -369,7 +368,7 @@ pack_strip(const moe_tensor_t *t, size_t row, uint32_t n, int8_t *q,
     uint32_t        i, g, j;
     const uint8_t  *in;
 
-    groups = (size_t) t->cols / MOE_MXFP4_BLOCK;
+    groups = (size_t) t->cols / MOE_GROUP;
 
     for (i = 0; i < n; i++) {
         for (g = 0; g < groups; g++) {
@@ -377,17 +376,20 @@ pack_strip(const moe_tensor_t *t, size_t row, uint32_t n, int8_t *q,
             in = (const uint8_t *) t->data + at * BLOCK_BYTES;
 
             for (j = 0; j < BLOCK_BYTES; j++) {
-                *q++ = moe_mxfp4_values[in[j] & 15];
-                *q++ = moe_mxfp4_values[in[j] >> 4];
+                *q++ = in[j] & 15;
+                *q++ = in[j] >> 4;
             }
 
-            if (moe_mxfp4_scale(t->scales[at], scales++) != 0) {
+            /* not a number */
+            if (t->scales[at] == 255) {
                 return -1;
             }
+
+            *scales++ = t->scales[at];
         }
     }
 
-    moe_pack_quants(MOE_W_I8_G32, q - (size_t) n * (size_t) t->cols,
+    moe_pack_quants(MOE_W_MX4_G32, q - (size_t) n * (size_t) t->cols,
                     scales - n * groups, n, (uint32_t) t->cols, out);
 
     return 0;
@@ -404,13 +406,13 @@ pack(const moe_tensor_t *t, uint8_t *out)
 
     size = (size_t) MOE_STRIP * (size_t) t->cols;
     rows = (size_t) t->rows;
-    q = malloc(size + size / MOE_MXFP4_BLOCK * 2);
+    q = malloc(size + size / MOE_GROUP * 2);
     rc = q != NULL ? 0 : -1;
 
     for (row = 0; rc == 0 && row < rows; row += n) {
         n = rows - row < MOE_STRIP ? (uint32_t) (rows - row) : MOE_STRIP;
         rc = pack_strip(t, row, n, q, (uint16_t *) (q + size), out);
-        out += moe_packed_strip(MOE_W_I8_G32, (uint32_t) t->cols);
+        out += moe_packed_strip(MOE_W_MX4_G32, (uint32_t) t->cols);
     }
 
     free(q);
@@ -432,7 +434,7 @@ moe_part_fill(const moe_st_tensor_t *f, moe_dtype_e type, void *out)
 
     t = moe_part_tensor(f);
 
-    if (type == MOE_DTYPE_I8_G32) {
+    if (type == MOE_DTYPE_MX4_G32) {
         return pack(&t, out);
     }
 

@@ -19,7 +19,7 @@
 #include "model/weights.h"
 
 
-/* most elements of MXFP4 that become bfloat16; of more, int8 in groups */
+/* most elements of MXFP4 that become bfloat16; more are packed */
 #define MOE_FUSED_WIDE  (1u << 28)
 
 
@@ -38,12 +38,12 @@ moe_tensor_t moe_part_tensor(const moe_st_tensor_t *f);
 
 /*
  * What a part becomes in memory: its own type, or of MXFP4 BF16 where wide,
- * else I8_G32; the values are the same.  The size in bytes goes to *size.
+ * else MX4_G32; the values are the same.  The size in bytes goes to *size.
  */
 moe_dtype_e moe_part_type(const moe_st_tensor_t *f, int wide, uint64_t *size);
 
-/* Writes that, at a multiple of 64.  -1: no memory, or a value beyond
- * float16's scales. */
+/* Writes that, at a multiple of 64.  -1: no memory, or a scale
+ * that is not a number. */
 int moe_part_fill(const moe_st_tensor_t *f, moe_dtype_e type, void *out);
 
 

@@ -4,7 +4,6 @@
 
 #include "kernels/cpu/packed.h"
 #include "model/gguf_pack.h"
-#include "model/mxfp4.h"
 
 
 /* what went wrong in a strip */
@@ -31,14 +30,17 @@ typedef struct {
 static moe_wtype_e
 pack_type(const moe_gguf_tensor_t *s)
 {
-    return s->ggml == MOE_GGML_Q4_0 ? MOE_W_I4_G32 : MOE_W_I8_G32;
+    return s->ggml == MOE_GGML_Q4_0 ? MOE_W_I4_G32
+           : s->ggml == MOE_GGML_MXFP4 ? MOE_W_MX4_G32 : MOE_W_I8_G32;
 }
 
 
 moe_dtype_e
 moe_gguf_packed_type(const moe_gguf_tensor_t *s)
 {
-    return pack_type(s) == MOE_W_I4_G32 ? MOE_DTYPE_I4_G32 : MOE_DTYPE_I8_G32;
+    return s->ggml == MOE_GGML_Q4_0 ? MOE_DTYPE_I4_G32
+           : s->ggml == MOE_GGML_MXFP4 ? MOE_DTYPE_MX4_G32
+           : MOE_DTYPE_I8_G32;
 }
 
 
@@ -67,11 +69,13 @@ direct_block(const moe_gguf_tensor_t *s, const uint8_t *in, int8_t *q,
     if (s->ggml == MOE_GGML_MXFP4) {
 
         for (i = 0; i < 16; i++) {
-            q[i] = moe_mxfp4_values[in[1 + i] & 15];
-            q[i + 16] = moe_mxfp4_values[in[1 + i] >> 4];
+            q[i] = in[1 + i] & 15;
+            q[i + 16] = in[1 + i] >> 4;
         }
 
-        return moe_mxfp4_scale(in[0], scale);
+        *scale = in[0];
+
+        return in[0] == 255 ? -1 : 0;
     }
 
     memcpy(scale, in, 2);

@@ -1,9 +1,8 @@
 /*
  * gguf_pack: matrices of blocks into the groups that the kernels take.
  *
- * Q4_0 becomes I4_G32 and Q8_0 I8_G32, value for value, as does MXFP4 in
- * I8_G32 but for what float16 is too small for.  Everything else is rounded
- * to I8_G32.
+ * Q4_0 becomes I4_G32, Q8_0 I8_G32 and MXFP4 MX4_G32, value for value.
+ * Everything else is rounded to I8_G32.
  */
 
 #ifndef MOE_GGUF_PACK_H
@@ -15,7 +14,7 @@
 #include "model/safetensors.h"
 
 
-/* I8_G32 or I4_G32 */
+/* I8_G32, I4_G32 or MX4_G32 */
 moe_dtype_e moe_gguf_packed_type(const moe_gguf_tensor_t *s);
 
 /* bytes of a matrix */

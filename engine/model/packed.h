@@ -2,9 +2,9 @@
  * packed: the container of our own weight file, model.moeq.
  *
  * A preamble of 128 bytes, then what a safetensors file has: the length of a
- * JSON header, the header, the data.  In it two more dtypes, I8_G32 and
- * I4_G32, whose bytes are laid out for the kernels.  The data section begins
- * at a multiple of 64, so do packed tensors.  Numbers are little-endian.
+ * JSON header, the header, the data.  In it three more dtypes, I8_G32,
+ * I4_G32 and MX4_G32, whose bytes are laid out for the kernels.  The data
+ * section begins at a multiple of 64.  Numbers are little-endian.
  *
  *     0  "MOEQ\r\n\x1a\n"
  *     8  version, 32 bits, now 1; then 32 bits of 0

@@ -71,7 +71,7 @@ static int quantize(quantize_t *z, moe_quantize_progress_pt progress,
 
 
 static const char *const  format_names[] = {
-    "keep", "f32", "bf16", "int8", "int4"
+    "keep", "f32", "bf16", "int8", "int4", "mxfp4"
 };
 
 /* the last that matches; what none matches is kept.  What every token passes
@@ -158,14 +158,16 @@ moe_quantize(const char *dir, const char *out, const moe_quantize_t *q,
 static int
 is_packed(moe_format_e f)
 {
-    return f == MOE_FORMAT_INT8 || f == MOE_FORMAT_INT4;
+    return f == MOE_FORMAT_INT8 || f == MOE_FORMAT_INT4
+           || f == MOE_FORMAT_MXFP4;
 }
 
 
 static moe_wtype_e
 wtype(moe_format_e f)
 {
-    return f == MOE_FORMAT_INT8 ? MOE_W_I8_G32 : MOE_W_I4_G32;
+    return f == MOE_FORMAT_INT8 ? MOE_W_I8_G32
+           : f == MOE_FORMAT_INT4 ? MOE_W_I4_G32 : MOE_W_MX4_G32;
 }
 
 
@@ -200,6 +202,10 @@ plan_format(const quantize_t *z, plan_t *p)
             p->format = q->format == MOE_FORMAT_INT8 ? format_table[i].int8
                                                      : format_table[i].int4;
         }
+    }
+
+    if (p->from->dtype == MOE_DTYPE_MXFP4) {
+        p->format = MOE_FORMAT_MXFP4;
     }
 
     for (i = 0; i < q->nrules; i++) {
@@ -318,8 +324,9 @@ plan_tensor(const quantize_t *z, plan_t *p)
 }
 
 
-/* packed tensors first, so that all begin at a multiple of 64; then by size
- * of their elements, so that none needs a gap to be aligned */
+/* packed tensors first, so that they begin at a multiple of 64, or of 32 those
+ * whose blocks are no more; then by size of their elements, so that none needs
+ * a gap to be aligned */
 static int
 plan_rank(const plan_t *p)
 {
@@ -329,16 +336,20 @@ plan_rank(const plan_t *p)
     case MOE_FORMAT_INT4:
         return 0;
 
-    case MOE_FORMAT_F32:
+    case MOE_FORMAT_MXFP4:
         return 1;
 
-    case MOE_FORMAT_BF16:
+    case MOE_FORMAT_F32:
         return 2;
 
+    case MOE_FORMAT_BF16:
+        return 3;
+
     default:
-        return moe_dtype_is_packed(p->from->dtype) ? 0
-               : p->from->dtype == MOE_DTYPE_F32 ? 1
-               : moe_dtype_size(p->from->dtype) == 2 ? 2 : 3;
+        return p->from->dtype == MOE_DTYPE_MX4_G32 ? 1
+               : moe_dtype_is_packed(p->from->dtype) ? 0
+               : p->from->dtype == MOE_DTYPE_F32 ? 2
+               : moe_dtype_size(p->from->dtype) == 2 ? 3 : 4;
     }
 }
 
@@ -506,6 +517,9 @@ plan_dtype(const plan_t *p)
     case MOE_FORMAT_INT4:
         return "I4_G32";
 
+    case MOE_FORMAT_MXFP4:
+        return "MX4_G32";
+
     case MOE_FORMAT_BF16:
         return "BF16";
 
@@ -525,6 +539,7 @@ plan_counted(const plan_t *p)
 {
     return p->from->dtype == MOE_DTYPE_I8_G32 ? MOE_FORMAT_INT8
            : p->from->dtype == MOE_DTYPE_I4_G32 ? MOE_FORMAT_INT4
+           : p->from->dtype == MOE_DTYPE_MX4_G32 ? MOE_FORMAT_MXFP4
            : p->format;
 }
 

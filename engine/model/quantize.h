@@ -5,8 +5,9 @@
  * family's names; rules of the caller come after it, and of all that match a
  * name the last one counts.  Vectors are never packed, nor is what the engine
  * does not read as a whole matrix (embedding, router, kv_b).  FP8 that is not
- * packed becomes bf16.  Blocks of a GGUF file are packed as gguf_pack.h has it,
- * all at once in memory, and rules do not change them.
+ * packed becomes bf16.  MXFP4 stays what it is where no rule says else.
+ * Blocks of a GGUF file are packed as gguf_pack.h has it, all at once in
+ * memory, and rules do not change them.
  */
 
 #ifndef MOE_QUANTIZE_H
@@ -25,6 +26,7 @@ typedef enum {
     MOE_FORMAT_BF16,
     MOE_FORMAT_INT8,            /* groups of 32, 8.5 bits a weight */
     MOE_FORMAT_INT4,            /* groups of 32, 4.5 bits a weight */
+    MOE_FORMAT_MXFP4,           /* groups of 32, 4.25 bits a weight */
     MOE_FORMAT_NONE
 } moe_format_e;
 

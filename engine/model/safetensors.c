@@ -87,6 +87,7 @@ static const st_dtype_t  st_dtypes[] = {
     { "F8_E4M3", 8, MOE_DTYPE_F8_E4M3 },
     { "I8_G32", 0, MOE_DTYPE_I8_G32 },
     { "I4_G32", 0, MOE_DTYPE_I4_G32 },
+    { "MX4_G32", 0, MOE_DTYPE_MX4_G32 },
     { "F8_E5M2", 8, MOE_DTYPE_OTHER },
     { "F8_E8M0", 8, MOE_DTYPE_OTHER },
     { "F8_E4M3FNUZ", 8, MOE_DTYPE_OTHER },
@@ -342,7 +343,7 @@ moe_st_scattered(const moe_st_t *st, int scattered)
 size_t
 moe_dtype_size(moe_dtype_e dtype)
 {
-    static const size_t  sizes[] = { 4, 2, 2, 1, 0, 0, 0, 0 };
+    static const size_t  sizes[] = { 4, 2, 2, 1, 0, 0, 0, 0, 0 };
 
     return sizes[dtype];
 }
@@ -352,8 +353,8 @@ const char *
 moe_dtype_name(moe_dtype_e dtype)
 {
     static const char *const  names[] = {
-        "F32", "F16", "BF16", "F8_E4M3", "I8_G32", "I4_G32", "MXFP4",
-        "other"
+        "F32", "F16", "BF16", "F8_E4M3", "I8_G32", "I4_G32", "MX4_G32",
+        "MXFP4", "other"
     };
 
     return names[dtype];
@@ -363,7 +364,16 @@ moe_dtype_name(moe_dtype_e dtype)
 int
 moe_dtype_is_packed(moe_dtype_e dtype)
 {
-    return dtype == MOE_DTYPE_I8_G32 || dtype == MOE_DTYPE_I4_G32;
+    return dtype == MOE_DTYPE_I8_G32 || dtype == MOE_DTYPE_I4_G32
+           || dtype == MOE_DTYPE_MX4_G32;
+}
+
+
+moe_wtype_e
+moe_dtype_packed(moe_dtype_e dtype)
+{
+    return dtype == MOE_DTYPE_I8_G32 ? MOE_W_I8_G32
+           : dtype == MOE_DTYPE_I4_G32 ? MOE_W_I4_G32 : MOE_W_MX4_G32;
 }
 
 
@@ -790,8 +800,7 @@ st_size_is(const moe_st_tensor_t *t, uint64_t count, unsigned bits)
 {
     if (moe_dtype_is_packed(t->dtype)) {
         return t->ndim == 2 && count != 0
-               && t->size == moe_packed_size(t->dtype == MOE_DTYPE_I8_G32
-                                             ? MOE_W_I8_G32 : MOE_W_I4_G32,
+               && t->size == moe_packed_size(moe_dtype_packed(t->dtype),
                                              t->dims[0], t->dims[1]);
     }
 

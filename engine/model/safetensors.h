@@ -18,6 +18,7 @@
 #include <stddef.h>
 
 #include "base/err.h"
+#include "kernels/kernels.h"
 
 
 #define MOE_ST_MAX_DIMS    8
@@ -30,8 +31,9 @@ typedef enum {
     MOE_DTYPE_F16,
     MOE_DTYPE_BF16,
     MOE_DTYPE_F8_E4M3,
-    MOE_DTYPE_I8_G32,       /* these two in packed files alone; two sizes, */
-    MOE_DTYPE_I4_G32,       /* data as kernels/cpu/packed.h has it */
+    MOE_DTYPE_I8_G32,       /* these three in packed files alone, whose */
+    MOE_DTYPE_I4_G32,       /* data is as kernels/cpu/packed.h has it */
+    MOE_DTYPE_MX4_G32,
     MOE_DTYPE_MXFP4,        /* parts alone, see fused.h */
     MOE_DTYPE_OTHER         /* known to the format, not to the engine */
 } moe_dtype_e;
@@ -120,6 +122,9 @@ uint64_t moe_st_file_bytes(const moe_st_t *st);
 size_t moe_dtype_size(moe_dtype_e dtype);
 const char *moe_dtype_name(moe_dtype_e dtype);
 int moe_dtype_is_packed(moe_dtype_e dtype);
+
+/* what the kernels call a packed type */
+moe_wtype_e moe_dtype_packed(moe_dtype_e dtype);
 
 
 #endif /* MOE_SAFETENSORS_H */

@@ -6,7 +6,6 @@
 #include "model/family.h"
 #include "model/fused.h"
 #include "model/gguf_model.h"
-#include "model/mxfp4.h"
 #include "model/weights.h"
 
 
@@ -726,6 +725,7 @@ spec_takes(const walk_t *k, const spec_t *s, moe_dtype_e dtype)
 
     case MOE_DTYPE_I8_G32:
     case MOE_DTYPE_I4_G32:
+    case MOE_DTYPE_MX4_G32:
     case MOE_DTYPE_MXFP4:
         return (s->when & W_FP8) && !(s->when & W_ROWS);
 
@@ -918,16 +918,16 @@ mxfp4_row(const moe_tensor_t *t, size_t row, float *out)
     size_t          g, at, groups;
     const uint8_t  *in;
 
-    groups = (size_t) t->cols / MOE_MXFP4_BLOCK;
+    groups = (size_t) t->cols / MOE_GROUP;
     at = row * t->row_step * groups;
 
     for (g = 0; g < groups; g++, at++) {
-        in = (const uint8_t *) t->data + at * (MOE_MXFP4_BLOCK / 2);
-        scale = moe_mxfp4_scale_f32(t->scales[at]);
+        in = (const uint8_t *) t->data + at * (MOE_GROUP / 2);
+        scale = moe_e8m0(t->scales[at]);
 
-        for (i = 0; i < MOE_MXFP4_BLOCK / 2; i++) {
-            *out++ = moe_mxfp4_values[in[i] & 15] * scale;
-            *out++ = moe_mxfp4_values[in[i] >> 4] * scale;
+        for (i = 0; i < MOE_GROUP / 2; i++) {
+            *out++ = moe_e2m1[in[i] & 15] * scale;
+            *out++ = moe_e2m1[in[i] >> 4] * scale;
         }
     }
 }
@@ -994,8 +994,7 @@ moe_tensor_to_f32(const moe_tensor_t *t, int first, int n, float *out)
     if (moe_dtype_is_packed(t->dtype)) {
         w = (moe_matrix_t) {
             .data = t->data,
-            .type = t->dtype == MOE_DTYPE_I8_G32 ? MOE_W_I8_G32
-                                                 : MOE_W_I4_G32,
+            .type = moe_dtype_packed(t->dtype),
             .n = (uint32_t) t->rows,
             .k = (uint32_t) t->cols
         };

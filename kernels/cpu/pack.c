@@ -12,11 +12,16 @@
 enum { I4_TRIES = 9 };
 
 
+const int8_t  moe_e2m1[16] = {
+    0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12
+};
+
+
 size_t
 moe_packed_strip(moe_wtype_e type, uint32_t k)
 {
     return (size_t) moe_groups(k)
-           * (type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK);
+           * moe_packed_block(type);
 }
 
 
@@ -25,7 +30,23 @@ moe_packed_size(moe_wtype_e type, uint64_t n, uint64_t k)
 {
     return (n / MOE_STRIP + (n % MOE_STRIP != 0))
            * (k / MOE_GROUP + (k % MOE_GROUP != 0))
-           * (type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK);
+           * moe_packed_block(type);
+}
+
+
+float
+moe_e8m0(uint8_t e)
+{
+    float     f;
+    uint32_t  u;
+
+    /* 2^-127 and 2^-128 have no exponent of their own */
+    u = e == 255 ? 0x7fc00000
+        : e > 1 ? (uint32_t) (e - 1) << 23 : UINT32_C(0x200000) << e;
+
+    memcpy(&f, &u, sizeof(f));
+
+    return f;
 }
 
 
@@ -146,6 +167,76 @@ group_extreme(const float *w, float *extreme)
 }
 
 
+/* the code nearest to x, of neighbours as near the even one */
+static int8_t
+e2m1_code(float x)
+{
+    int    c;
+    float  a, middle;
+
+    a = fabsf(x);
+
+    for (c = 0; c < 7; c++) {
+        middle = (float) (moe_e2m1[c] + moe_e2m1[c + 1]) / 2;
+
+        if (a < middle || (a == middle && c % 2 == 0)) {
+            break;
+        }
+    }
+
+    return (int8_t) (c != 0 && x < 0 ? c + 8 : c);
+}
+
+
+/* codes of a group; returns the sum of squared errors over the scale's */
+static float
+group_codes(const float *w, uint8_t e, int8_t *q)
+{
+    int    j;
+    float  x, sum;
+
+    sum = 0.0f;
+
+    for (j = 0; j < MOE_GROUP; j++) {
+        x = w[j] / moe_e8m0(e);
+        q[j] = e2m1_code(x);
+        x = x - (float) moe_e2m1[q[j]];
+        sum += x * x;
+    }
+
+    return sum;
+}
+
+
+/* 2^e as OCP has it, by which the largest magnitude is from 4 to 8, though 6
+ * is the largest code's; or twice that, where it errs less */
+static void
+group_pack_mx4(const float *w, float m, uint16_t *scale, int8_t *q)
+{
+    int     e;
+    int8_t  tried[MOE_GROUP];
+
+    if (m == 0.0f) {
+        *scale = 0;
+        memset(q, 0, MOE_GROUP);
+        return;
+    }
+
+    (void) frexpf(m, &e);
+    e += 127 - 3;
+    e = e < 0 ? 0 : e;
+
+    *scale = (uint16_t) e;
+
+    if (group_codes(w, (uint8_t) e, q)
+        > 4 * group_codes(w, (uint8_t) (e + 1), tried))
+    {
+        *scale = (uint16_t) (e + 1);
+        memcpy(q, tried, sizeof(tried));
+    }
+}
+
+
 static int
 group_pack(moe_wtype_e type, const float *w, uint16_t *scale, int8_t *q)
 {
@@ -156,7 +247,16 @@ group_pack(moe_wtype_e type, const float *w, uint16_t *scale, int8_t *q)
 
     *scale = 0;
 
-    if (group_extreme(w, &m) != 0 || fabsf(m) >= 65504.0f * 7.0f) {
+    if (group_extreme(w, &m) != 0) {
+        return -1;
+    }
+
+    if (type == MOE_W_MX4_G32) {
+        group_pack_mx4(w, m, scale, q);
+        return 0;
+    }
+
+    if (fabsf(m) >= 65504.0f * 7.0f) {
         return -1;
     }
 
@@ -187,6 +287,7 @@ group_pack(moe_wtype_e type, const float *w, uint16_t *scale, int8_t *q)
 static void
 place_row(moe_wtype_e type, const int8_t *q, uint32_t i, uint8_t *to)
 {
+    int       offset;
     uint32_t  j;
 
     to += i * 4;
@@ -200,10 +301,26 @@ place_row(moe_wtype_e type, const int8_t *q, uint32_t i, uint8_t *to)
         return;
     }
 
+    offset = type == MOE_W_I4_G32 ? 8 : 0;
+
     for (j = 0; j < MOE_GROUP / 2; j++) {
         to[j / 4 * 128 + j % 4] = (uint8_t)
-            ((q[j / 4 * 8 + j % 4] + 8)
-             | (q[j / 4 * 8 + 4 + j % 4] + 8) << 4);
+            ((q[j / 4 * 8 + j % 4] + offset)
+             | (q[j / 4 * 8 + 4 + j % 4] + offset) << 4);
+    }
+}
+
+
+/* scale of row i of a block */
+static void
+place_scale(moe_wtype_e type, uint16_t scale, uint32_t i, uint8_t *block)
+{
+    block += moe_packed_quants(type);
+
+    if (type == MOE_W_MX4_G32) {
+        block[i] = (uint8_t) scale;
+    } else {
+        memcpy(block + i * 2, &scale, 2);
     }
 }
 
@@ -219,7 +336,7 @@ moe_pack_strip(moe_wtype_e type, const float *w, uint32_t nrows, uint32_t k,
     uint16_t   scale;
     uint32_t   g, i, n;
 
-    block = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    block = moe_packed_block(type);
 
     for (i = 0; i < MOE_STRIP; i++) {
         for (g = 0; g < moe_groups(k); g++) {
@@ -237,7 +354,7 @@ moe_pack_strip(moe_wtype_e type, const float *w, uint32_t nrows, uint32_t k,
             }
 
             place_row(type, q, i, to);
-            memcpy(to + block - 64 + i * 2, &scale, 2);
+            place_scale(type, scale, i, to);
         }
     }
 
@@ -255,7 +372,7 @@ moe_pack_quants(moe_wtype_e type, const int8_t *q, const uint16_t *scales,
 
     static const int8_t  zeros[MOE_GROUP];
 
-    block = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    block = moe_packed_block(type);
     groups = moe_groups(k);
 
     for (i = 0; i < MOE_STRIP; i++) {
@@ -264,12 +381,12 @@ moe_pack_quants(moe_wtype_e type, const int8_t *q, const uint16_t *scales,
 
             if (i < nrows) {
                 place_row(type, q, i, to);
-                memcpy(to + block - 64 + i * 2, scales++, 2);
+                place_scale(type, *scales++, i, to);
                 q += MOE_GROUP;
 
             } else {
                 place_row(type, zeros, i, to);
-                memset(to + block - 64 + i * 2, 0, 2);
+                place_scale(type, 0, i, to);
             }
         }
     }
@@ -280,22 +397,35 @@ void
 moe_unpack_row(const moe_matrix_t *w, uint32_t i, float *out)
 {
     int             q;
-    size_t          block;
-    uint16_t        scale;
+    size_t          size;
+    uint16_t        half;
     uint32_t        j, at;
-    const uint8_t  *from;
+    const uint8_t  *block, *scale;
 
-    block = w->type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
-    from = (const uint8_t *) w->data
-           + i / MOE_STRIP * moe_packed_strip(w->type, w->k);
+    size = moe_packed_block(w->type);
+    block = (const uint8_t *) w->data
+            + i / MOE_STRIP * moe_packed_strip(w->type, w->k);
     i %= MOE_STRIP;
 
     for (j = 0; j < w->k; j++) {
         at = j % MOE_GROUP;
-        q = from[j / MOE_GROUP * block + place(w->type, i, at)];
-        q = w->type == MOE_W_I8_G32 ? q - 128 : (q >> at / 4 % 2 * 4 & 15) - 8;
+        block += j != 0 && at == 0 ? size : 0;
+        scale = block + moe_packed_quants(w->type);
+        q = block[place(w->type, i, at)];
 
-        memcpy(&scale, from + j / MOE_GROUP * block + block - 64 + i * 2, 2);
-        out[j] = (float) q * half_to_float(scale);
+        if (w->type == MOE_W_I8_G32) {
+            q = q - 128;
+        } else {
+            q = q >> at / 4 % 2 * 4 & 15;
+        }
+
+        if (w->type == MOE_W_MX4_G32) {
+            out[j] = (float) moe_e2m1[q] * moe_e8m0(scale[i]);
+            continue;
+        }
+
+        q = w->type == MOE_W_I4_G32 ? q - 8 : q;
+        memcpy(&half, scale + i * 2, 2);
+        out[j] = (float) q * half_to_float(half);
     }
 }

@@ -140,10 +140,15 @@ strip_run(const moe_packed_ops_t *ops, const moe_matrix_t *w, uint32_t col,
     s.nrows = nrows;
     s.out = out;
 
-    if (w->type == MOE_W_I8_G32) {
+    switch (w->type) {
+    case MOE_W_I8_G32:
         ops->strip_i8(&s);
-    } else {
+        break;
+    case MOE_W_I4_G32:
         ops->strip_i4(&s);
+        break;
+    default:
+        ops->strip_mx4(&s);
     }
 }
 

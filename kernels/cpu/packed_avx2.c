@@ -1,6 +1,7 @@
 /*
  * vpmaddubsw adds two products in 16 bits.  Nibbles fit, and so do the sums of
- * sixteen products, 16 * 15 * 127.  Of int8 either the sign of w is moved to
+ * sixteen products, 16 * 15 * 127, or of eight where they are codes of e2m1,
+ * 8 * 24 * 127.  Of int8 either the sign of w is moved to
  * x, so that a sum is at most 2 * 128 * 127; or both are widened to 16 bits
  * for vpmaddwd, of each four the first and third in one register, the second
  * and fourth in another.
@@ -49,6 +50,47 @@ prefetch(const uint8_t *w, size_t size)
     for (line = 0; line < size; line += 64) {
         _mm_prefetch((const char *) w + line, _MM_HINT_T0);
     }
+}
+
+
+/* quants with their offset, 0 to 15, or 0 to 24 of codes */
+INLINE void
+nibbles(moe_wtype_e type, __m256i b, __m256i *lo, __m256i *hi)
+{
+    __m256i  low, table;
+
+    low = _mm256_set1_epi8(15);
+    *lo = _mm256_and_si256(b, low);
+    *hi = _mm256_and_si256(_mm256_srli_epi16(b, 4), low);
+
+    if (type == MOE_W_MX4_G32) {
+        table = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                    12, 13, 14, 15, 16, 18, 20, 24,
+                    12, 11, 10, 9, 8, 6, 4, 0));
+        *lo = _mm256_shuffle_epi8(table, *lo);
+        *hi = _mm256_shuffle_epi8(table, *hi);
+    }
+}
+
+
+/* eight scales of a block, which begin at */
+INLINE __m256
+scales_of(moe_wtype_e type, const uint8_t *at, int h)
+{
+    __m256i  e;
+
+    if (type != MOE_W_MX4_G32) {
+        return _mm256_cvtph_ps(_mm_loadu_si128((const void *) (at + h * 16)));
+    }
+
+    /* half of 2^(e - 127); 2^-127 has no exponent of its own */
+    e = _mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(
+                              (const void *) (at + h * 8))), 23);
+    e = _mm256_castps_si256(_mm256_mul_ps(_mm256_castsi256_ps(e),
+                                          _mm256_set1_ps(0.5f)));
+
+    return _mm256_castsi256_ps(_mm256_max_epi32(e,
+                                                _mm256_set1_epi32(1 << 21)));
 }
 
 
@@ -137,14 +179,29 @@ few_i8(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
 }
 
 
+/* 32 bits of 16-bit sums, which begin anew */
 INLINE void
-few_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
-    __m256i q[][4])
+few_carry(int rt, __m256i s[][4], __m256i q[][4])
+{
+    int  i, h;
+
+    UNROLL
+    for (i = 0; i < rt; i++) {
+        UNROLL
+        for (h = 0; h < 4; h++) {
+            q[i][h] = dot_add(q[i][h], s[i][h], _mm256_set1_epi16(1));
+            s[i][h] = _mm256_setzero_si256();
+        }
+    }
+}
+
+
+INLINE void
+few_i4(moe_wtype_e type, const uint8_t *w, int rt, const uint8_t *x,
+    size_t ldx, __m256i q[][4])
 {
     int      i, k, h;
-    __m256i  b, lo, hi, low, xl[FEW], xh[FEW], s[FEW][4];
-
-    low = _mm256_set1_epi8(15);
+    __m256i  lo, hi, xl[FEW], xh[FEW], s[FEW][4];
 
     UNROLL
     for (i = 0; i < rt; i++) {
@@ -156,6 +213,10 @@ few_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
 
     UNROLL
     for (k = 0; k < 4; k++) {
+        if (type == MOE_W_MX4_G32 && k == 2) {
+            few_carry(rt, s, q);
+        }
+
         UNROLL
         for (i = 0; i < rt; i++) {
             xl[i] = word(x + i * ldx + k * 8);
@@ -164,9 +225,7 @@ few_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
 
         UNROLL
         for (h = 0; h < 4; h++) {
-            b = load(w + k * 128 + h * 32);
-            lo = _mm256_and_si256(b, low);
-            hi = _mm256_and_si256(_mm256_srli_epi16(b, 4), low);
+            nibbles(type, load(w + k * 128 + h * 32), &lo, &hi);
 
             UNROLL
             for (i = 0; i < rt; i++) {
@@ -176,13 +235,7 @@ few_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
         }
     }
 
-    UNROLL
-    for (i = 0; i < rt; i++) {
-        UNROLL
-        for (h = 0; h < 4; h++) {
-            q[i][h] = dot_add(q[i][h], s[i][h], _mm256_set1_epi16(1));
-        }
-    }
+    few_carry(rt, s, q);
 }
 
 
@@ -200,7 +253,7 @@ few(const moe_strip_t *s, moe_wtype_e type, int rt)
     const int32_t  *sums;
     const uint8_t  *w;
 
-    size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    size = moe_packed_block(type);
     ldx = moe_packed_row(s->groups);
     scales = moe_row_scales(s->x, s->groups);
     sums = moe_row_sums(s->x, s->groups, type);
@@ -222,13 +275,12 @@ few(const moe_strip_t *s, moe_wtype_e type, int rt)
         if (type == MOE_W_I8_G32) {
             few_i8(w, rt, s->x + g * 32, ldx, q);
         } else {
-            few_i4(w, rt, s->x + g * 32, ldx, q);
+            few_i4(type, w, rt, s->x + g * 32, ldx, q);
         }
 
         UNROLL
         for (h = 0; h < 4; h++) {
-            scale = _mm256_cvtph_ps(_mm_loadu_si128((const void *)
-                        (w + size - 64 + h * 16)));
+            scale = scales_of(type, w + moe_packed_quants(type), h);
 
             UNROLL
             for (i = 0; i < rt; i++) {
@@ -268,13 +320,27 @@ half_i8(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
 
 
 INLINE void
-half_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
-    __m256i q[][2])
+half_carry(int rt, __m256i s[][2], __m256i q[][2])
+{
+    int  i, h;
+
+    UNROLL
+    for (i = 0; i < rt; i++) {
+        UNROLL
+        for (h = 0; h < 2; h++) {
+            q[i][h] = dot_add(q[i][h], s[i][h], _mm256_set1_epi16(1));
+            s[i][h] = _mm256_setzero_si256();
+        }
+    }
+}
+
+
+INLINE void
+half_i4(moe_wtype_e type, const uint8_t *w, int rt, const uint8_t *x,
+    size_t ldx, __m256i q[][2])
 {
     int      i, k, h;
-    __m256i  b, lo, hi, low, s[ROWS][2];
-
-    low = _mm256_set1_epi8(15);
+    __m256i  lo, hi, s[ROWS][2];
 
     UNROLL
     for (i = 0; i < rt; i++) {
@@ -283,11 +349,13 @@ half_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
 
     UNROLL
     for (k = 0; k < 4; k++) {
+        if (type == MOE_W_MX4_G32 && k == 2) {
+            half_carry(rt, s, q);
+        }
+
         UNROLL
         for (h = 0; h < 2; h++) {
-            b = load(w + k * 128 + h * 32);
-            lo = _mm256_and_si256(b, low);
-            hi = _mm256_and_si256(_mm256_srli_epi16(b, 4), low);
+            nibbles(type, load(w + k * 128 + h * 32), &lo, &hi);
 
             UNROLL
             for (i = 0; i < rt; i++) {
@@ -298,13 +366,7 @@ half_i4(const uint8_t *w, int rt, const uint8_t *x, size_t ldx,
         }
     }
 
-    UNROLL
-    for (i = 0; i < rt; i++) {
-        UNROLL
-        for (h = 0; h < 2; h++) {
-            q[i][h] = dot_add(q[i][h], s[i][h], _mm256_set1_epi16(1));
-        }
-    }
+    half_carry(rt, s, q);
 }
 
 
@@ -322,7 +384,7 @@ half(const moe_strip_t *s, moe_wtype_e type, uint32_t g, int rt, uint32_t r,
     const int32_t  *sums;
     const uint8_t  *w, *x;
 
-    size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    size = moe_packed_block(type);
     ldx = moe_packed_row(s->groups);
     x = s->x + r * ldx;
     scales = moe_row_scales(x, s->groups) + g;
@@ -339,13 +401,12 @@ half(const moe_strip_t *s, moe_wtype_e type, uint32_t g, int rt, uint32_t r,
     if (type == MOE_W_I8_G32) {
         half_i8(w + right * 64, rt, x + g * 32, ldx, q);
     } else {
-        half_i4(w + right * 64, rt, x + g * 32, ldx, q);
+        half_i4(type, w + right * 64, rt, x + g * 32, ldx, q);
     }
 
     UNROLL
     for (h = 0; h < 2; h++) {
-        scale = _mm256_cvtph_ps(_mm_loadu_si128((const void *)
-                    (w + size - 64 + right * 32 + h * 16)));
+        scale = scales_of(type, w + moe_packed_quants(type), right * 2 + h);
 
         UNROLL
         for (i = 0; i < rt; i++) {
@@ -365,7 +426,7 @@ tile(const moe_strip_t *s, moe_wtype_e type, uint32_t begin, uint32_t end,
     size_t    size;
     uint32_t  g;
 
-    size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    size = moe_packed_block(type);
 
     for (g = begin; g < end; g++) {
         if (r == 0) {
@@ -391,7 +452,7 @@ many(const moe_strip_t *s, moe_wtype_e type)
         end = s->groups - g < NEAR ? s->groups : g + NEAR;
 
         for (r = 0; r < s->nrows; r += rt) {
-            rt = tile_of(s->nrows - r, type == MOE_W_I4_G32 ? 3 : ROWS);
+            rt = tile_of(s->nrows - r, type == MOE_W_I8_G32 ? ROWS : 3);
 
             switch (rt) {
             case 2:
@@ -440,6 +501,13 @@ strip_i4(const moe_strip_t *s)
 }
 
 
+static void
+strip_mx4(const moe_strip_t *s)
+{
+    strip(s, MOE_W_MX4_G32);
+}
+
+
 /* vpmaddubsw, vpmaddwd and an addition for 32 products */
 static uint64_t
 probe_int8(uint64_t rounds)
@@ -480,6 +548,7 @@ probe_int8(uint64_t rounds)
 const moe_packed_ops_t  moe_packed_avx2 = {
     .strip_i8 = strip_i8,
     .strip_i4 = strip_i4,
+    .strip_mx4 = strip_mx4,
     .quantize = op_quantize,
     .probe_int8 = probe_int8,
     .probe_read = op_probe_read,

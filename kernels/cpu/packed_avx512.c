@@ -11,6 +11,36 @@ enum {
 };
 
 
+/* the double of e2m1 + 12 by code, for each 16 bytes of a register */
+static const uint8_t  mx4_table[64] = {
+#define MX4_16  12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0
+    MX4_16, MX4_16, MX4_16, MX4_16
+#undef MX4_16
+};
+
+
+/* 16 scales of a block */
+INLINE __m512
+scales_of(moe_wtype_e type, const uint8_t *at, int right)
+{
+    __m512i  e;
+
+    if (type != MOE_W_MX4_G32) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)
+                                                  (at + right * 32)));
+    }
+
+    /* half of 2^(e - 127); 2^-127 has no exponent of its own */
+    e = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(
+                              (const void *) (at + right * 16))), 23);
+    e = _mm512_castps_si512(_mm512_mul_ps(_mm512_castsi512_ps(e),
+                                          _mm512_set1_ps(0.5f)));
+
+    return _mm512_castsi512_ps(_mm512_max_epi32(e,
+                                                _mm512_set1_epi32(1 << 21)));
+}
+
+
 /*
  * rt rows against a strip; q are sums of a group, f those of groups.  Few
  * rows wait for memory, so what they will need is called soon before; many
@@ -23,18 +53,19 @@ tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
     int             i, k;
     size_t          size, strip, line;
     __m512          f[ROWS][2], d, s0, s1;
-    __m512i         q[ROWS][2], w0, w1, v, n0, n1;
+    __m512i         q[ROWS][2], w0, w1, v, n0, n1, table;
     uint32_t        g;
     const float    *scales;
     const int32_t  *sums;
     const uint8_t  *w;
 
-    size = type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    size = moe_packed_block(type);
     scales = moe_row_scales(x, s->groups);
     sums = moe_row_sums(x, s->groups, type);
     w = s->w;
     strip = s->groups * size;
     n0 = n1 = _mm512_setzero_si512();
+    table = _mm512_loadu_si512(mx4_table);
 
     UNROLL
     for (i = 0; i < rt; i++) {
@@ -81,6 +112,11 @@ tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
                                       _mm512_set1_epi8(15));
             }
 
+            if (type == MOE_W_MX4_G32) {
+                w0 = _mm512_shuffle_epi8(table, w0);
+                w1 = _mm512_shuffle_epi8(table, w1);
+            }
+
             UNROLL
             for (i = 0; i < rt; i++) {
                 v = _mm512_set1_epi32(*(const int32_t *)
@@ -90,10 +126,8 @@ tile(const moe_strip_t *s, moe_wtype_e type, int rt, const uint8_t *x,
             }
         }
 
-        s0 = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)
-                                                (w + size - 64)));
-        s1 = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)
-                                                (w + size - 32)));
+        s0 = scales_of(type, w + moe_packed_quants(type), 0);
+        s1 = scales_of(type, w + moe_packed_quants(type), 1);
 
         UNROLL
         for (i = 0; i < rt; i++) {
@@ -122,7 +156,7 @@ strip(const moe_strip_t *s, moe_wtype_e type)
     const uint8_t  *x;
 
     ldx = moe_packed_row(s->groups);
-    lines = (type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK) / 64;
+    lines = (moe_packed_block(type) + 63) / 64;
     to = 0;
 
     for (r = 0; r < s->nrows; r += n) {
@@ -169,6 +203,13 @@ strip_i4(const moe_strip_t *s)
 }
 
 
+static void
+strip_mx4(const moe_strip_t *s)
+{
+    strip(s, MOE_W_MX4_G32);
+}
+
+
 static uint64_t
 probe_int8(uint64_t rounds)
 {
@@ -204,6 +245,7 @@ probe_int8(uint64_t rounds)
 const moe_packed_ops_t  moe_packed_avx512 = {
     .strip_i8 = strip_i8,
     .strip_i4 = strip_i4,
+    .strip_mx4 = strip_mx4,
     .quantize = op_quantize,
     .probe_int8 = probe_int8,
     .probe_read = op_probe_read,

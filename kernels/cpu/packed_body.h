@@ -61,6 +61,7 @@ group_quantize(const float *x, uint8_t *row, uint32_t groups, uint32_t g)
         memset(to, 0, MOE_GROUP);
         moe_row_scales(row, groups)[g] = bits >= 0x7f800000 ? NAN : 0.0f;
         moe_row_sums(row, groups, MOE_W_I4_G32)[g] = 0;
+        moe_row_sums(row, groups, MOE_W_MX4_G32)[g] = 0;
         moe_row_sums(row, groups, MOE_W_I8_G32)[g] = 0;
         return;
     }
@@ -87,6 +88,7 @@ group_quantize(const float *x, uint8_t *row, uint32_t groups, uint32_t g)
 
     moe_row_scales(row, groups)[g] = scale;
     moe_row_sums(row, groups, MOE_W_I4_G32)[g] = -8 * total;
+    moe_row_sums(row, groups, MOE_W_MX4_G32)[g] = -12 * total;
     moe_row_sums(row, groups, MOE_W_I8_G32)[g] = -128 * total;
 }
 

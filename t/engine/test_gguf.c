@@ -355,8 +355,7 @@ check_packed(uint32_t ggml, const uint8_t *blocks, moe_pool_t *pool)
     for (m = 0; m < 2; m++) {
         w = (moe_matrix_t) {
             .data = out + m * size,
-            .type = moe_gguf_packed_type(&s) == MOE_DTYPE_I4_G32
-                    ? MOE_W_I4_G32 : MOE_W_I8_G32,
+            .type = moe_dtype_packed(moe_gguf_packed_type(&s)),
             .n = rows,
             .k = cols
         };
@@ -422,7 +421,7 @@ test_packed(void **state)
 
         for (i = 0; i < h[1]; i++) {
             if (h[0] == MOE_GGML_MXFP4) {
-                blocks[i * h[3]] = (uint8_t) (108 + i);
+                blocks[i * h[3]] = (uint8_t) (i % 2 ? 252 - i : i);
             }
 
             /* random scales are as large as float16 goes */
@@ -443,7 +442,7 @@ test_packed(void **state)
 }
 
 
-/* a power of two that float16 has not */
+/* a scale that is not a number */
 static void
 test_packed_range(void **state)
 {
@@ -463,11 +462,14 @@ test_packed_range(void **state)
     pool = moe_pool_create(1, &err);
     assert_non_null(pool);
 
-    out = aligned_alloc(64, 2176);
-    assert_int_equal(moe_gguf_packed_size(&s, 33, 32), 2176);
+    out = aligned_alloc(64, 1088);
+    assert_int_equal(moe_gguf_packed_size(&s, 33, 32), 1088);
     assert_int_equal(moe_gguf_pack(&s, 1, 33, 0, pool, out, &err), 0);
 
-    blocks[32 * 17] = 144;
+    blocks[32 * 17] = 254;
+    assert_int_equal(moe_gguf_pack(&s, 1, 33, 0, pool, out, &err), 0);
+
+    blocks[32 * 17] = 255;
     assert_int_equal(moe_gguf_pack(&s, 1, 33, 0, pool, out, &err), -1);
     assert_non_null(strstr(err.text, "a value is too large"));
 

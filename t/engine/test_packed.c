@@ -134,7 +134,7 @@ check_ffn(const moe_ffn_t *a, const moe_ffn_t *b, double bound)
 static void
 test_weights(void **state)
 {
-    int                   e, f, l;
+    int                   e, f, l, mxfp4;
     size_t                i;
     double                bound;
     moe_config_t          cfg;
@@ -144,6 +144,10 @@ test_weights(void **state)
     for (i = 0; i < NDIRS * 2; i++) {
         f = i % 2 ? MOE_FORMAT_INT8 : MOE_FORMAT_INT4;
         bound = f == MOE_FORMAT_INT8 ? 0.008 : 0.12;
+
+        /* value for value */
+        mxfp4 = strstr(dirs[i / 2], "mxfp4") != NULL;
+        bound = mxfp4 ? 0x1p-149 : bound;
         quantize(dirs[i / 2], (moe_format_e) f, NULL, 0);
 
         assert_int_equal(moe_config_load(out, &cfg, &err), 0);
@@ -182,6 +186,8 @@ test_weights(void **state)
 
             for (e = 0; cfg.is_moe[l] && e < cfg.n_experts; e++) {
                 check_ffn(&x->experts[e], &y->experts[e], bound);
+                assert_int_equal(y->experts[e].up.dtype == MOE_DTYPE_MX4_G32,
+                                 mxfp4);
             }
         }
 

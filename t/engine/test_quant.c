@@ -27,7 +27,11 @@ static int                   nsets;
 static moe_kctx_t            ctx1, ctx3;
 static uint64_t              rng;
 
-static const moe_wtype_e     types[] = { MOE_W_I8_G32, MOE_W_I4_G32 };
+static const moe_wtype_e     types[] = {
+    MOE_W_I8_G32, MOE_W_I4_G32, MOE_W_MX4_G32
+};
+
+enum { NTYPES = 3 };
 
 
 static uint32_t
@@ -153,7 +157,7 @@ test_pack_error(void **state)
     uint32_t       t, r, j, g, n, k;
     moe_matrix_t   m;
 
-    for (t = 0; t < 2; t++) {
+    for (t = 0; t < NTYPES; t++) {
         n = 1 + below(70);
         k = 1 + below(100);
         w = random_floats((size_t) n * k);
@@ -177,7 +181,8 @@ test_pack_error(void **state)
                     amax = fmaxf(amax, fabsf(w[(size_t) r * k + j]));
                 }
 
-                bound = t == 0 ? amax / 254 * 1.01f : amax / 6.5f;
+                bound = t == 0 ? amax / 254 * 1.01f
+                        : t == 1 ? amax / 6.5f : amax / 4;
 
                 for (j = g; j < k && j < g + 32; j++) {
                     e = fabsf(back[j] - w[(size_t) r * k + j]);
@@ -193,7 +198,8 @@ test_pack_error(void **state)
 }
 
 
-/* packed once more, nothing changes: int8 of int8, and values -8 .. 7 */
+/* packed once more, nothing changes: int8 of int8, values -8 .. 7, and codes
+ * of e2m1, of which the largest is any */
 static void
 test_pack_exact(void **state)
 {
@@ -203,11 +209,12 @@ test_pack_exact(void **state)
     uint32_t       t, i, j;
     moe_matrix_t   m;
 
-    for (t = 0; t < 2; t++) {
+    for (t = 0; t < NTYPES; t++) {
         for (i = 0; i < 32; i++) {
             for (j = 0; j < 32; j++) {
                 q = t == 0 ? (int) below(255) - 127 : (int) below(16) - 8;
                 q = j == i ? (t == 0 ? 127 : -8) : q;
+                q = t == 2 ? moe_e2m1[below(2) * 8 + below(1 + i % 8)] : q;
                 w[i * 32 + j] = (float) q * exp2f(-(float) (i % 10));
             }
         }
@@ -230,15 +237,52 @@ test_pack_refuses(void **state)
     float     w[32];
     uint8_t   data[MOE_I8_BLOCK];
 
-    for (t = 0; t < 2; t++) {
+    for (t = 0; t < NTYPES; t++) {
         memset(w, 0, sizeof(w));
         w[7] = NAN;
         assert_int_equal(moe_pack_strip(types[t], w, 1, 32, data), -1);
         w[7] = INFINITY;
         assert_int_equal(moe_pack_strip(types[t], w, 1, 32, data), -1);
         w[7] = 1e30f;
-        assert_int_equal(moe_pack_strip(types[t], w, 1, 32, data), -1);
+        assert_int_equal(moe_pack_strip(types[t], w, 1, 32, data),
+                         t == 2 ? 0 : -1);
     }
+}
+
+
+/* all scales against powers of two, and what a row is unpacked to */
+static void
+test_scales(void **state)
+{
+    int            e;
+    float          row[32];
+    int8_t         q[32];
+    uint8_t        data[MOE_MX4_BLOCK];
+    uint16_t       scale;
+    uint32_t       i;
+    moe_matrix_t   w = { data, NULL, MOE_W_MX4_G32, 1, 32, 0, 0 };
+
+    static const double  values[] = { 0, 0.5, 1, 1.5, 2, 3, 4, 6 };
+
+    for (i = 0; i < 32; i++) {
+        q[i] = (int8_t) (i / 2);
+    }
+
+    for (e = 0; e < 255; e++) {
+        assert_true((double) moe_e8m0((uint8_t) e) == ldexp(1, e - 128));
+
+        scale = (uint16_t) e;
+        moe_pack_quants(MOE_W_MX4_G32, q, &scale, 1, 32, data);
+        moe_unpack_row(&w, 0, row);
+
+        for (i = 0; i < 32; i++) {
+            /* the largest is infinite where float32 ends */
+            assert_true(row[i] == (float) ldexp(values[i / 2 % 8], e - 127)
+                                  * (i < 16 ? 1 : -1));
+        }
+    }
+
+    assert_true(isnan(moe_e8m0(255)));
 }
 
 
@@ -304,17 +348,17 @@ test_matmul_plain(void **state)
     moe_matrix_t    w;
     const uint8_t  *row;
 
-    for (t = 0; t < 8; t++) {
+    for (t = 0; t < 12; t++) {
         n = 1 + below(80);
         k = 1 + below(200);
         rows = 1 + below(9);
-        w = random_packed(types[t % 2], n, k);
+        w = random_packed(types[t % NTYPES], n, k);
         x = random_floats((size_t) rows * k);
         fill_rows(x, rows, k, k);
         bias = random_floats(n);
         out = malloc((size_t) rows * n * sizeof(float));
 
-        p = (moe_matmul_t) { .w = w, .bias = t & 2 ? bias : NULL, .x = x,
+        p = (moe_matmul_t) { .w = w, .bias = t & 1 ? bias : NULL, .x = x,
                              .out = out, .ldx = k, .ldo = n, .nrows = rows };
         sets[0]->matmul(&ctx1, &p, 1);
 
@@ -408,12 +452,12 @@ test_matmul_bits(void **state)
     moe_matrix_t   w;
     moe_matmul_t   p;
 
-    for (t = 0; t < 4; t++) {
-        n = t < 2 ? 1 + below(200) : 32 * (1 + below(6));
-        k = t < 2 ? 1 + below(300) : 32 * (1 + below(12));
+    for (t = 0; t < 2 * NTYPES; t++) {
+        n = t < NTYPES ? 1 + below(200) : 32 * (1 + below(6));
+        k = t < NTYPES ? 1 + below(300) : 32 * (1 + below(12));
         ldx = k + 3;
         ldo = n + 5;
-        w = random_packed(types[t % 2], n, k);
+        w = random_packed(types[t % NTYPES], n, k);
         x = random_floats(64 * ldx);
         fill_rows(x, 64, k, ldx);
         want = calloc(64 * ldo, sizeof(float));
@@ -443,6 +487,116 @@ test_matmul_bits(void **state)
         }
 
         free((void *) w.data);
+        free(x);
+        free(want);
+        free(out);
+    }
+}
+
+
+/* sums as large as they become: all quants, and all of x, of one sign or of
+ * two; of codes also with the least and the largest scales */
+static void
+test_extremes(void **state)
+{
+    int            s, c;
+    float          x[7 * 64], out[7 * 32], want[7 * 32];
+    int8_t         q[32 * 64];
+    uint8_t        data[2 * MOE_I8_BLOCK];
+    uint16_t       scales[32 * 2];
+    uint32_t       t, i, r;
+    moe_matmul_t   p;
+
+    static const int  most[] = { 127, 7, 7 }, least[] = { -127, -8, 15 };
+    static const uint8_t  exps[] = { 0, 1, 2, 3, 126, 127, 253, 254 };
+
+    for (t = 0; t < NTYPES; t++) {
+        for (c = 0; c < 4; c++) {
+            for (i = 0; i < 32 * 64; i++) {
+                q[i] = (int8_t) ((c == 2 ? i / 4 % 2 : c == 3 ? below(2)
+                                  : (uint32_t) c) ? most[t] : least[t]);
+                x[i % (7 * 64)] = i / 64 % 2 ? 1.0f : -1.0f;
+            }
+
+            for (i = 0; i < 64; i++) {
+                scales[i] = (uint16_t) (t == 2 ? exps[i / 2 % 8]
+                                        : 0x3c00 + i);
+                x[64 * 6 + i] = below(2) ? 1e-30f : -1e-30f;
+            }
+
+            moe_pack_quants(types[t], q, scales, 32, 64, data);
+
+            for (s = 0; s < nsets; s++) {
+                for (r = 1; r <= 7; r++) {
+                    p = (moe_matmul_t) {
+                        .w = { data, NULL, types[t], 32, 64, 0, 0 },
+                        .x = x + 64 * (7 - r), .ldx = 64, .ldo = 32,
+                        .out = (s ? out : want) + 32 * (7 - r), .nrows = r
+                    };
+                    sets[s]->matmul(&ctx1, &p, 1);
+
+                    if (s) {
+                        assert_memory_equal(out + 32 * (7 - r),
+                                            want + 32 * (7 - r), r * 32 * 4);
+                    }
+                }
+            }
+
+            for (i = 0; t == 2 && c < 2 && i < 32 * 6; i++) {
+                assert_true(i % 8 < 6 ? isnormal(want[i]) : isinf(want[i]));
+            }
+        }
+    }
+}
+
+
+/* glu of every number of rows from 1 to 64 against each row alone */
+static void
+test_glu_rows(void **state)
+{
+    int            s;
+    float         *x, *want, *out;
+    uint32_t       t, i, f, n, k, rows, first;
+    moe_glu_t      g;
+    moe_matrix_t   w[3];
+    moe_clamped_t  clamped = { 1.702f, 1.5f };
+
+    for (t = 0; t < 2 * NTYPES; t++) {
+        k = t < NTYPES ? 1 + below(100) : 32 * (1 + below(4));
+        f = t < NTYPES ? 1 + below(100) : 32 * (1 + below(4));
+        n = t < NTYPES ? 1 + below(100) : 32 * (1 + below(4));
+        x = random_floats(64 * k);
+        fill_rows(x, 64, k, k);
+        want = malloc(64 * n * sizeof(float));
+        out = malloc(64 * n * sizeof(float));
+        w[0] = random_packed(types[t % NTYPES], f, k);
+        w[1] = random_packed(types[t % NTYPES], f, k);
+        w[2] = random_packed(types[t % NTYPES], n, f);
+        g = (moe_glu_t) { .gate = w[0], .up = w[1], .down = w[2],
+                          .clamped = t % 2 ? &clamped : NULL };
+
+        for (rows = 0; rows < 64; rows++) {
+            g.x = x + rows * k;
+            g.out = want + rows * n;
+            g.nrows = 1;
+            sets[0]->glu(&ctx1, &g, 1);
+        }
+
+        for (s = 0; s < nsets; s++) {
+            for (rows = 1; rows <= 64; rows++) {
+                first = below(65 - rows);
+                g.x = x + first * k;
+                g.out = out + first * n;
+                g.nrows = rows;
+                sets[s]->glu(rows % 2 ? &ctx1 : &ctx3, &g, 1);
+                assert_memory_equal(g.out, want + first * n,
+                                    rows * n * sizeof(float));
+            }
+        }
+
+        for (i = 0; i < 3; i++) {
+            free((void *) w[i].data);
+        }
         free(x);
         free(want);
         free(out);
@@ -545,9 +699,9 @@ test_glu(void **state)
         at = 0;
 
         for (i = 0; i < 3; i++) {
-            w[i][0] = random_packed(types[t % 2], f, k);
-            w[i][1] = random_packed(types[t % 2], f, k);
-            w[i][2] = random_packed(types[(t + i) % 2], n, f);
+            w[i][0] = random_packed(types[t % NTYPES], f, k);
+            w[i][1] = random_packed(types[t % NTYPES], f, k);
+            w[i][2] = random_packed(types[(t + i) % NTYPES], n, f);
 
             p[0] = (moe_matmul_t) { .w = w[i][0], .x = x + at * k,
                                     .out = gate, .ldx = k, .ldo = f,
@@ -615,10 +769,13 @@ main(void)
         cmocka_unit_test(test_pack_error),
         cmocka_unit_test(test_pack_exact),
         cmocka_unit_test(test_pack_refuses),
+        cmocka_unit_test(test_scales),
         cmocka_unit_test(test_matmul_plain),
         cmocka_unit_test(test_matmul_bits),
         cmocka_unit_test(test_matmul_parts),
+        cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_room),
+        cmocka_unit_test(test_glu_rows),
         cmocka_unit_test(test_glu)
     };
 

@@ -11,7 +11,6 @@
 
 #include "base/file.h"
 #include "model/fused.h"
-#include "model/mxfp4.h"
 #include "model/weights.h"
 
 
@@ -154,8 +153,8 @@ test_parts(void **state)
             if (f->dtype == MOE_DTYPE_MXFP4) {
                 assert_int_equal(type, MOE_DTYPE_BF16);
                 assert_int_equal(moe_part_type(f, 0, &size),
-                                 MOE_DTYPE_I8_G32);
-                same_part(f, MOE_DTYPE_I8_G32, size);
+                                 MOE_DTYPE_MX4_G32);
+                same_part(f, MOE_DTYPE_MX4_G32, size);
             }
         }
 
@@ -201,32 +200,6 @@ test_parts_refuse(void **state)
         assert_non_null(strstr(err.text, ".experts."));
         moe_st_close(st);
     }
-}
-
-
-/* all 256 scales against powers of two */
-static void
-test_mxfp4_scales(void **state)
-{
-    int       e;
-    uint16_t  half;
-
-    for (e = 0; e < 255; e++) {
-        assert_true((double) moe_mxfp4_scale_f32((uint8_t) e)
-                    == ldexp(1, e - 128));
-
-        if (e > 143) {
-            assert_int_equal(moe_mxfp4_scale((uint8_t) e, &half), -1);
-
-        } else {
-            assert_int_equal(moe_mxfp4_scale((uint8_t) e, &half), 0);
-            assert_true(e < 104 ? half == 0
-                        : e < 114 ? half == 1 << (e - 104)
-                        : half == (e - 113) << 10);
-        }
-    }
-
-    assert_true(isnan(moe_mxfp4_scale_f32(255)));
 }
 
 
@@ -684,7 +657,6 @@ main(void)
         cmocka_unit_test(test_families),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_parts_refuse),
-        cmocka_unit_test(test_mxfp4_scales),
         cmocka_unit_test(test_tensors_of_mla),
         cmocka_unit_test(test_tensors_of_gqa),
         cmocka_unit_test(test_fp8),
