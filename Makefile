@@ -1,6 +1,8 @@
 # ngx_moe: make help
 
-BUILD   ?= build
+# 1: with kernels for GPUs; simt: with the same run on the processor, for tests
+CUDA    ?=
+BUILD   ?= build$(if $(CUDA),/cuda-$(CUDA))
 CC      ?= cc
 OPT     ?= -O2
 Q       = $(if $(V),,@)
@@ -13,21 +15,25 @@ WARN    = -Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes \
 CFLAGS_ = -std=c17 -g $(OPT) $(WARN) -D_GNU_SOURCE -Iengine -I. \
           -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden \
           -pthread -MMD -MP $(if $(SAN),-fsanitize=$(SAN) \
-          -fno-omit-frame-pointer -fno-sanitize-recover=all)
+          -fno-omit-frame-pointer -fno-sanitize-recover=all) \
+          $(if $(CUDA),-DMOE_CUDA)
 LDLIBS_ = $(if $(SAN),-fsanitize=$(SAN)) -pthread -ljansson -lcrypto \
-          -lpcre2-8 -lutf8proc -lm -ldl
+          -lpcre2-8 -lutf8proc $(CUDA_LIBS) -lm -ldl
 
 ENGINE  = $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c)) \
           $(wildcard kernels/*.c kernels/cpu/*.c)
-OBJS    = $(ENGINE:%.c=$(BUILD)/obj/%.o)
+KERNELS = $(if $(CUDA),$(wildcard kernels/cuda/*.cu))
+OBJS    = $(ENGINE:%.c=$(BUILD)/obj/%.o) $(KERNELS:%.cu=$(BUILD)/obj/%.o)
 LIB     = $(BUILD)/libmoe.a
+CUDA_UNITS = test_cuda
 TSAN_UNITS = test_jobq test_kernels test_attention test_rank test_ep
-UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(wildcard t/engine/test_*.c))
+UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(filter-out \
+              $(if $(CUDA),,t/engine/test_cuda.c),$(wildcard t/engine/test_*.c)))
 
 
-.PHONY: help engine module unit-build unit emulate sanitize fuzz clang \
-        deps-build deps-demo deps-test demo demo-stop test test-nginx test-live \
-        test-full install tokenizers clean
+.PHONY: help engine cuda-compile cuda-test module unit-build unit emulate \
+        sanitize fuzz clang deps-build deps-demo deps-test demo demo-stop test \
+        test-nginx test-live test-full install tokenizers clean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
@@ -56,6 +62,45 @@ $(BUILD)/obj/%.o: %.c
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CFLAGS_) $(ARCH) $(CFLAGS) $(if $(PLAIN),-fno-sanitize=all) \
 	    -c -o $@ $<
+
+#: make CUDA=1 engine   build/cuda-1/moe-engine, with kernels for GPUs
+CUDA_ARCH ?= 80 90a 100
+NVCC      ?= $(shell tools/cuda/nvcc.sh)
+CUDA_LIBS  = $(if $(filter 1,$(CUDA)),$(shell tools/cuda/nvcc.sh -l))
+
+# sums are as kernels/cuda/device.cuh says: nothing contracted, all exact
+NVCCFLAGS_ = -std=c++20 $(OPT) -lineinfo --fmad=false --prec-div=true \
+             --prec-sqrt=true --ftz=false -Werror all-warnings -Iengine -I. \
+             $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a) \
+             -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter \
+             -Xcompiler -fno-threadsafe-statics,-fno-exceptions,-fno-rtti
+
+$(BUILD)/obj/kernels/cuda/%.o: kernels/cuda/%.cu
+	@mkdir -p $(@D)
+	@echo "  CU   $@"
+ifeq ($(CUDA),simt)
+	$(Q)$(CXX) -x c++ -std=c++20 -g $(OPT) -Wall -Wextra -Werror \
+	    -Wno-unused-parameter -Wno-unknown-pragmas -Wno-clobbered \
+	    -ffp-contract=off -fno-strict-aliasing -fno-exceptions -fno-rtti \
+	    -Iengine -I. -MMD -MP -c -o $@ $<
+else
+	$(Q)$(NVCC) $(NVCCFLAGS_) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c \
+	    -o $@ $<
+endif
+
+#: make cuda-compile  all of it for CUDA_ARCH, where nvcc is to be had
+cuda-compile:
+	@mkdir -p build
+	@if tools/cuda/nvcc.sh -i; then \
+	    $(MAKE) CUDA=1 engine $(CUDA_UNITS:%=$(BUILD)/cuda-1/t/%); \
+	else \
+	    echo "cuda-compile: 1 skipped: no CUDA compiler to be had"; \
+	fi
+
+#: make cuda-test       the simple kernels, run on the processor
+cuda-test:
+	$(MAKE) CUDA=simt unit \
+	    UNITS="$(patsubst %,$(BUILD)/cuda-simt/t/%,$(CUDA_UNITS))"
 
 #: make module        build/ngx_http_moe_module.so, against NGINX_SRC
 NGINX_SRC ?= /usr/share/nginx/src
@@ -193,6 +238,8 @@ test-full: test
 #: make test          all tests of a quarter of an hour
 test: deps-test
 	@$(MAKE) -j$(J) engine module unit-build
+	@$(MAKE) -j$(J) cuda-compile
+	@$(MAKE) cuda-test
 	@$(MAKE) clang unit emulate sanitize fuzz test-nginx test-live
 
 #: make bench-sse     what an SSE event costs, beside the bare ceiling

@@ -10,6 +10,11 @@
  * one in ascending order; work is divided among threads by rows, columns,
  * heads or experts, never within a sum.  Backends of one "set" give equal
  * bits.
+ *
+ * Arguments (the structures and arrays of parts that are passed, moe_route_t,
+ * moe_clamped_t) are the caller's memory.  All that their pointers lead to,
+ * weights, vectors, rows, positions, spans and page tables, is memory of the
+ * backend: the process's own where memory is NULL, else what take() gave.
  */
 
 #ifndef MOE_KERNELS_H
@@ -19,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/err.h"
 #include "kernels/cpu/pool.h"
 
 
@@ -29,14 +35,44 @@ enum {
 };
 
 
+typedef struct moe_device_s  moe_device_t;
+
+/*
+ * Memory of a backend that does not compute in the process's own, and the
+ * device that has it.  Operations and copies happen in the order in which
+ * they were asked for; only get() waits.  An operation that fails
+ * says so at the next get().
+ */
+typedef struct {
+    /* the device that this process computes on; NULL and a line in err */
+    moe_device_t *(*open)(moe_err_t *err);
+    void (*close)(moe_device_t *d);
+
+    /* zeroed, 256-byte aligned; not within a step */
+    void *(*take)(moe_device_t *d, size_t bytes, moe_err_t *err);
+    void (*give)(moe_device_t *d, void *p);
+
+    /* from is free again on return */
+    void (*put)(moe_device_t *d, void *to, const void *from, size_t bytes);
+
+    /* both of the device */
+    void (*move)(moe_device_t *d, void *to, const void *from, size_t bytes);
+
+    /* waits for all that was asked for before; -1 where any of it failed */
+    int (*get)(moe_device_t *d, void *to, const void *from, size_t bytes,
+               moe_err_t *err);
+} moe_memory_t;
+
+
 /* what the operations of one model run with */
 typedef struct {
-    moe_pool_t  *pool;
-    float       *scratch;       /* threads * scratch_each, 64-byte aligned */
-    size_t       scratch_each;  /* floats, at least what attention_scratch()
-                                 * says */
-    uint8_t     *quant;         /* 64-byte aligned; rows for packed weights */
-    size_t       quant_size;    /* bytes, see moe_quant_row() */
+    moe_device_t  *device;      /* NULL where memory is NULL */
+    moe_pool_t    *pool;
+    float         *scratch;     /* threads * scratch_each, 64-byte aligned */
+    size_t         scratch_each;    /* floats, at least what
+                                     * attention_scratch() says */
+    uint8_t       *quant;       /* 64-byte aligned; rows for packed weights */
+    size_t         quant_size;  /* bytes, see moe_quant_row() */
 } moe_kctx_t;
 
 
@@ -224,6 +260,21 @@ typedef struct {
 
 
 /*
+ * out[at[i]] = x[i / per], n rows of width, each rounded to bfloat16 where
+ * bf16 is set: rows to their places among those of their experts
+ */
+typedef struct {
+    const float     *x;             /* [n / per][width] */
+    float           *out;           /* [n][width] */
+    const uint32_t  *at;            /* [n], each of 0 .. n - 1 once */
+    uint32_t         n;
+    uint32_t         per;
+    uint32_t         width;
+    int              bf16;
+} moe_permute_t;
+
+
+/*
  * x[r] += (sum over slots s, ascending, of weight[r][s] * y[at[r][s]])
  *         + g * shared[r], g = sigmoid(gate[r]) or 1
  */
@@ -241,8 +292,9 @@ typedef struct {
 
 
 typedef struct {
-    const char  *name;      /* "plain", "avx2", "avx512" */
-    const char  *set;       /* backends of one set give equal bits */
+    const char          *name;      /* "plain", "avx2", "avx512", "cuda" */
+    const char          *set;       /* backends of one set give equal bits */
+    const moe_memory_t  *memory;    /* NULL: the process's own */
 
     /* out[r][0 .. k) = row ids[r] of w */
     void (*embed)(const moe_kctx_t *c, const moe_matrix_t *w,
@@ -300,14 +352,27 @@ typedef struct {
     void (*clamped_mul)(const moe_kctx_t *c, const moe_clamped_t *p,
                         float *gate, const float *up, size_t n);
 
+    void (*permute)(const moe_kctx_t *c, const moe_permute_t *op);
+
+    /* rounds n elements to bfloat16 in place */
+    void (*round_bf16)(const moe_kctx_t *c, float *x, size_t n);
+
     void (*combine)(const moe_kctx_t *c, const moe_combine_t *op);
+
+    /* out[r][0 .. n) = x[r][0 .. n) */
+    void (*copy)(const moe_kctx_t *c, const float *x, size_t ldx,
+                 uint32_t nrows, uint32_t n, float *out, size_t ldo);
+
+    /* out[r] = x[at[r]], rows of n; out may be x where at ascends */
+    void (*gather)(const moe_kctx_t *c, const float *x, const uint32_t *at,
+                   uint32_t nrows, uint32_t n, float *out);
 
     /* x += y; contiguous, n elements */
     void (*add)(const moe_kctx_t *c, float *x, const float *y, size_t n);
 
     /* for benchmarks, one thread's limits: the number of operations done on
      * int8, two a multiplication, with nothing from memory (0: there is no
-     * instruction for it); and n bytes read */
+     * instruction for it); and n bytes read.  NULL where memory is not */
     uint64_t (*probe_int8)(uint64_t rounds);
     uint64_t (*probe_read)(const void *p, size_t n);
 
@@ -323,8 +388,9 @@ typedef struct {
 size_t moe_quant_row(uint32_t k);
 
 /*
- * A backend by name, or with NULL the fastest that this machine runs.  NULL
- * where the name is unknown or the machine cannot run it.
+ * A backend by name, or with NULL the fastest set for this machine's
+ * processor; a GPU computes only where it is named.  NULL where the name is
+ * unknown, was left out of this program, or the machine cannot run it.
  */
 const moe_kernels_t *moe_kernels_get(const char *name);
 

@@ -11,7 +11,9 @@
 
 static void add_span(moe_model_t *m, uint32_t row, const uint32_t *table,
     int joins);
-static void head(moe_model_t *m, const moe_batch_t *b, float *logits);
+static void send_rows(moe_model_t *m);
+static int head(moe_model_t *m, const moe_batch_t *b, float *logits,
+    moe_err_t *err);
 
 
 static void
@@ -76,7 +78,7 @@ moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
         return -1;
     }
 
-    m->kernels->embed(&m->kctx, &m->embed, b->ids, b->nrows, mem->x);
+    m->kernels->embed(&m->kctx, &m->embed, mem->in.ids, b->nrows, mem->x);
 
     for (l = 0; l < (uint32_t) m->cfg.n_layers; l++) {
 
@@ -91,35 +93,113 @@ moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
         }
     }
 
-    head(m, b, logits);
+    return head(m, b, logits, err);
+}
 
-    return 0;
+
+/* Where operations find the page table of each sequence. */
+static void
+send_tables(moe_model_t *m, const moe_batch_t *b)
+{
+    size_t           at;
+    uint32_t         i, n;
+    moe_step_mem_t  *mem;
+
+    mem = &m->mem;
+    at = 0;
+
+    for (i = 0; i < b->nrows; i++) {
+
+        if (mem->in.tables == NULL) {
+            mem->tables[b->seq[i]] = b->tables[b->seq[i]];
+            continue;
+        }
+
+        if (i + 1 < b->nrows && b->seq[i + 1] == b->seq[i]) {
+            continue;
+        }
+
+        n = b->pos[i] / MOE_PAGE_SIZE + 1;
+        memcpy(mem->host.tables + at, b->tables[b->seq[i]],
+               n * sizeof(uint32_t));
+        mem->tables[b->seq[i]] = mem->in.tables + at;
+        at += n;
+    }
+
+    if (at != 0) {
+        m->kernels->memory->put(m->kctx.device, mem->in.tables,
+                                mem->host.tables, at * sizeof(uint32_t));
+    }
 }
 
 
 void
 moe_decoder_place(moe_model_t *m, const moe_batch_t *b)
 {
-    uint32_t         i, page;
-    moe_step_mem_t  *mem;
+    uint32_t        i, page;
+    moe_step_in_t  *in;
 
-    mem = &m->mem;
+    in = &m->mem.host;
     m->nrows = b->nrows;
     m->nspans = 0;
 
+    send_tables(m, b);
+
     for (i = 0; i < b->nrows; i++) {
         page = b->tables[b->seq[i]][b->pos[i] / MOE_PAGE_SIZE];
-        mem->slots[i] = (uint64_t) page * MOE_PAGE_SIZE
-                        + b->pos[i] % MOE_PAGE_SIZE;
-        mem->pos[i] = b->pos[i];
+        in->slots[i] = (uint64_t) page * MOE_PAGE_SIZE
+                       + b->pos[i] % MOE_PAGE_SIZE;
+        in->ids[i] = b->ids[i];
+        in->pos[i] = b->pos[i];
 
-        add_span(m, i, b->tables[b->seq[i]],
+        add_span(m, i, m->mem.tables[b->seq[i]],
                  i != 0 && b->seq[i] == b->seq[i - 1]);
     }
 
     moe_rope_angles(m->freq, (uint32_t) m->cfg.rope.dim / 2,
-                    m->cfg.rope.attn_factor, b->pos, b->nrows, mem->cos,
-                    mem->sin);
+                    m->cfg.rope.attn_factor, b->pos, b->nrows, in->cos,
+                    in->sin);
+    send_rows(m);
+}
+
+
+static void
+tell(moe_model_t *m, void *to, const void *from, size_t bytes)
+{
+    if (to != from && bytes != 0) {
+        m->kernels->memory->put(m->kctx.device, to, from, bytes);
+    }
+}
+
+
+/* what the host has written of the step's rows */
+static void
+send_rows(moe_model_t *m)
+{
+    size_t                n, half;
+    const moe_step_in_t  *to, *from;
+
+    to = &m->mem.in;
+    from = &m->mem.host;
+    n = m->nrows;
+    half = (size_t) m->cfg.rope.dim / 2;
+
+    tell(m, to->ids, from->ids, n * sizeof(uint32_t));
+    tell(m, to->pos, from->pos, n * sizeof(uint32_t));
+    tell(m, to->slots, from->slots, n * sizeof(uint64_t));
+    tell(m, to->cos, from->cos, n * half * sizeof(float));
+    tell(m, to->sin, from->sin, n * half * sizeof(float));
+    tell(m, to->spans, from->spans, m->nspans * sizeof(moe_span_t));
+}
+
+
+const uint32_t *
+moe_decoder_rows(moe_model_t *m, const uint32_t *rows, uint32_t n)
+{
+    memcpy(m->mem.host.rows, rows, n * sizeof(uint32_t));
+    tell(m, m->mem.in.rows, m->mem.host.rows, n * sizeof(uint32_t));
+
+    return m->mem.in.rows;
 }
 
 
@@ -129,10 +209,10 @@ add_span(moe_model_t *m, uint32_t row, const uint32_t *table, int joins)
 {
     moe_span_t  *span;
 
-    span = &m->mem.spans[m->nspans - joins];
+    span = &m->mem.host.spans[m->nspans - joins];
 
     if (!joins || span->nrows == MOE_SPAN_ROWS) {
-        span = &m->mem.spans[m->nspans++];
+        span = &m->mem.host.spans[m->nspans++];
         span->first = row;
         span->nrows = 0;
         span->table = table;
@@ -146,13 +226,20 @@ add_span(moe_model_t *m, uint32_t row, const uint32_t *table, int joins)
 void
 moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b)
 {
-    size_t           hidden, half;
-    uint32_t         i, row;
-    moe_step_mem_t  *mem;
+    size_t                half;
+    uint32_t              i, row, hidden;
+    moe_step_in_t        *in;
+    const uint32_t       *rows;
+    const moe_kernels_t  *k;
 
-    mem = &m->mem;
-    hidden = (size_t) m->cfg.hidden;
+    k = m->kernels;
+    in = &m->mem.host;
+    hidden = (uint32_t) m->cfg.hidden;
     half = (size_t) m->cfg.rope.dim / 2;
+
+    rows = moe_decoder_rows(m, b->out, b->nout);
+    k->gather(&m->kctx, m->mem.x, rows, b->nout, hidden, m->mem.x);
+    k->gather(&m->kctx, m->mem.xn, rows, b->nout, hidden, m->mem.xn);
 
     m->nrows = b->nout;
     m->nspans = 0;
@@ -160,46 +247,74 @@ moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b)
     for (i = 0; i < b->nout; i++) {
         row = b->out[i];
 
-        memmove(mem->x + i * hidden, mem->x + row * hidden,
-                hidden * sizeof(float));
-        memmove(mem->xn + i * hidden, mem->xn + row * hidden,
-                hidden * sizeof(float));
-        memmove(mem->cos + i * half, mem->cos + row * half,
+        memmove(in->cos + i * half, in->cos + row * half,
                 half * sizeof(float));
-        memmove(mem->sin + i * half, mem->sin + row * half,
+        memmove(in->sin + i * half, in->sin + row * half,
                 half * sizeof(float));
-        mem->pos[i] = b->pos[row];
+        in->pos[i] = b->pos[row];
 
-        add_span(m, i, b->tables[b->seq[row]],
+        add_span(m, i, m->mem.tables[b->seq[row]],
                  i != 0 && row == b->out[i - 1] + 1
                  && b->seq[row] == b->seq[row - 1]);
     }
+
+    send_rows(m);
 }
 
 
-static void
-head(moe_model_t *m, const moe_batch_t *b, float *logits)
+static int
+head(moe_model_t *m, const moe_batch_t *b, float *logits, moe_err_t *err)
 {
-    size_t        hidden;
-    uint32_t      i;
-    moe_matmul_t  part;
+    const uint32_t  *rows;
 
     if (!m->mtp.on) {
         norm(m, m->norm);
-
-    } else {
-        norm_into(m, m->norm, m->mem.h);
-        hidden = (size_t) m->cfg.hidden;
-
-        for (i = 0; i < b->nout; i++) {
-            memcpy(m->mem.xn + i * hidden, m->mem.h + b->out[i] * hidden,
-                   hidden * sizeof(float));
-        }
-
-        m->nhidden = m->nrows;
-        m->nrows = b->nout;
+        return moe_decoder_logits(m, logits, err);
     }
 
-    part = moe_part(&m->head, m->mem.xn, 0, m->nrows, logits, 0);
-    m->kernels->matmul(&m->kctx, &part, 1);
+    norm_into(m, m->norm, m->mem.h);
+
+    rows = moe_decoder_rows(m, b->out, b->nout);
+    m->kernels->gather(&m->kctx, m->mem.h, rows, b->nout,
+                       (uint32_t) m->cfg.hidden, m->mem.xn);
+    m->nhidden = m->nrows;
+    m->nrows = b->nout;
+
+    return moe_decoder_logits(m, logits, err);
+}
+
+
+int
+moe_decoder_logits(moe_model_t *m, float *logits, moe_err_t *err)
+{
+    size_t               hidden, vocab;
+    uint32_t             r, n;
+    moe_matmul_t         part;
+    const moe_memory_t  *memory;
+
+    memory = m->kernels->memory;
+    hidden = (size_t) m->cfg.hidden;
+    vocab = m->head.n;
+
+    if (memory == NULL) {
+        part = moe_part(&m->head, m->mem.xn, 0, m->nrows, logits, 0);
+        m->kernels->matmul(&m->kctx, &part, 1);
+        return 0;
+    }
+
+    for (r = 0; r < m->nrows; r += n) {
+        n = m->nrows - r < MOE_HEAD_ROWS ? m->nrows - r : MOE_HEAD_ROWS;
+
+        part = moe_part(&m->head, m->mem.xn + r * hidden, 0, n,
+                        m->mem.vocab, 0);
+        m->kernels->matmul(&m->kctx, &part, 1);
+
+        if (memory->get(m->kctx.device, logits + r * vocab, m->mem.vocab,
+                        n * vocab * sizeof(float), err) != 0)
+        {
+            return -1;
+        }
+    }
+
+    return 0;
 }

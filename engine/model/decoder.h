@@ -17,7 +17,10 @@
 #include "model/weights.h"
 
 
-enum { MOE_ABSORB_ROWS = 32 };      /* rows of a task, see decoder_attn.c */
+enum {
+    MOE_ABSORB_ROWS = 32,       /* rows of a task, see decoder_attn.c */
+    MOE_HEAD_ROWS = 256         /* rows of logits that a device has at once */
+};
 
 
 typedef struct {
@@ -62,8 +65,28 @@ typedef struct {
 } moe_layer_t;
 
 
-/* memory of one step, all of it max_rows rows */
+/* what operations are told of a step's rows */
 typedef struct {
+    uint32_t      *ids;             /* [1] */
+    uint32_t      *pos;             /* [1] */
+    uint32_t      *rows;            /* [1] some rows of the step */
+    uint64_t      *slots;           /* [1] page * 16 + place */
+    float         *cos;             /* [rope.dim / 2] */
+    float         *sin;
+    moe_span_t    *spans;           /* [1] */
+    uint32_t      *tables;          /* [pages of the longest sequence]; NULL
+                                     * but for a device */
+} moe_step_in_t;
+
+
+/*
+ * Memory of one step, all of it max_rows rows.  Rows are the backend's memory;
+ * what they are told is written in host and sent to in, which without a
+ * device is the same.
+ */
+typedef struct {
+    moe_step_in_t  in;
+    moe_step_in_t  host;
     float         *x;               /* [hidden] the residual stream */
     float         *xn;              /* [hidden] */
     float         *y;               /* [hidden] */
@@ -81,8 +104,6 @@ typedef struct {
     float         *v;               /* [n_kv_heads * head_dim] */
     float         *o_lat;           /* [n_heads * latent] */
     float         *o;               /* [n_heads * v_head_dim] */
-    float         *cos;             /* [rope.dim / 2] */
-    float         *sin;
 
     float         *logits;          /* [n_experts] */
     float         *weights;         /* [top_k] */
@@ -92,19 +113,22 @@ typedef struct {
     float         *ffn_gate;        /* [max(dense_ffn, shared_ffn)] */
     float         *ffn_up;
     float         *shared_scale;    /* [1] */
-
-    uint64_t      *slots;           /* [1] page * 16 + place */
-    uint32_t      *pos;             /* [1] */
-    moe_span_t    *spans;           /* [1] */
-    uint8_t       *seen;            /* [1] */
-    moe_matmul_t  *parts;           /* nparts */
-    uint32_t       nparts;
-    moe_glu_t     *glu;             /* n_experts + 1 */
+    float         *vocab;           /* [vocab] of MOE_HEAD_ROWS at most; with
+                                     * a device alone */
     uint8_t       *quant;           /* rows for packed weights */
     size_t         quant_size;
 
-    void          *base;            /* one mapping */
+    /* the process's memory */
+    uint8_t       *seen;            /* [1] */
+    const uint32_t **tables;        /* [1] of each sequence, see moe_span_t */
+    moe_matmul_t  *parts;           /* nparts */
+    uint32_t       nparts;
+    moe_glu_t     *glu;             /* n_experts + 1 */
+
+    void          *base;            /* one mapping, or the device's */
     size_t         bytes;
+    void          *host_base;       /* one mapping */
+    size_t         host_bytes;
 } moe_step_mem_t;
 
 
@@ -134,7 +158,10 @@ struct moe_model_s {
     moe_layer_t          *layers;   /* [n_layers], and the MTP layer */
     moe_mtp_t             mtp;
     moe_ffn_mats_t       *experts;  /* of all layers */
-    float                *vectors;  /* what the pointers above point into */
+    float                *vectors;  /* what the pointers above point into,
+                                     * or with a device its copy */
+    size_t                nvectors; /* floats */
+    void                 *device_weights;   /* NULL without a device */
     float                *freq;     /* [rope.dim / 2] */
     moe_clamped_t         clamped;  /* of experts; limit 0: they have silu */
 
@@ -155,8 +182,20 @@ struct moe_model_s {
  * one; the model has cfg and weights */
 int moe_decoder_bind(moe_model_t *m, int mtp, moe_err_t *err);
 
-/* memory of a step for max_rows; freed with munmap(base, bytes) */
+/* makes layers point to where the vectors are: base[nvectors], or NULL */
+void moe_decoder_bind_vectors(moe_model_t *m, const float *base);
+
+/*
+ * Copies all that layers point to into the device's memory, and makes them
+ * point there.  progress, which may be NULL, is told the percentage that is
+ * copied; it returns not 0 to give up.
+ */
+int moe_decoder_to_device(moe_model_t *m,
+    int (*progress)(void *ctx, uint32_t percent), void *ctx, moe_err_t *err);
+
+/* memory of a step for max_rows */
 int moe_decoder_memory(moe_model_t *m, moe_err_t *err);
+void moe_decoder_memory_free(moe_model_t *m);
 
 /* when to give up waiting for other ranks, for the exchange */
 uint64_t moe_decoder_deadline(const moe_model_t *m);
@@ -180,6 +219,14 @@ uint32_t moe_decoder_layers(const moe_model_t *m);
  * residual stream in mem->y.
  */
 void moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b);
+
+/* rows[n] for operations that take some rows of the step; good until the next
+ * call */
+const uint32_t *moe_decoder_rows(moe_model_t *m, const uint32_t *rows,
+    uint32_t n);
+
+/* logits of all rows that are left in the step */
+int moe_decoder_logits(moe_model_t *m, float *logits, moe_err_t *err);
 
 /*
  * Once the last layer has stored keys and values, only the rows whose logits

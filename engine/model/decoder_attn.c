@@ -73,8 +73,8 @@ rope(moe_model_t *m, float *x, size_t ldx, uint32_t heads, size_t head_ld,
         .first = first,
         .dim = (uint32_t) m->cfg.rope.dim,
         .interleave = m->cfg.rope.interleave,
-        .cos = m->mem.cos,
-        .sin = m->mem.sin
+        .cos = m->mem.in.cos,
+        .sin = m->mem.in.sin
     };
 
     m->kernels->rope(&m->kctx, &op);
@@ -93,11 +93,11 @@ attend(moe_model_t *m, uint32_t l, const moe_kv_t *kv, const float *q,
         .out = out,
         .ldq = (size_t) m->cfg.n_heads * kv->k_dim,
         .ldo = (size_t) m->cfg.n_heads * kv->v_dim,
-        .pos = m->mem.pos,
+        .pos = m->mem.in.pos,
         .window = l < MOE_MAX_LAYERS && m->cfg.sliding[l]
                   ? (uint32_t) m->cfg.window : 0,
         .sinks = m->layers[l].sinks,
-        .spans = m->mem.spans,
+        .spans = m->mem.in.spans,
         .nspans = m->nspans
     };
 
@@ -193,25 +193,16 @@ mla_expand(moe_model_t *m, const moe_layer_t *layer)
 static void
 mla_append_rope(moe_model_t *m)
 {
-    float               *to;
-    size_t               i, k_dim, latent;
-    int                  j, rope_dim;
-    const float         *from;
+    size_t               k_dim;
     const moe_config_t  *c;
 
     c = &m->cfg;
-    latent = (size_t) c->kv_lora_rank;
     k_dim = m->kv.shape.k_dim;
-    rope_dim = c->qk_rope_head_dim;
 
-    for (i = 0; i < (size_t) m->nrows * (size_t) c->n_heads; i++) {
-        from = m->mem.q + i * (size_t) c->head_dim + c->qk_nope_head_dim;
-        to = m->mem.q_lat + i * k_dim + latent;
-
-        for (j = 0; j < rope_dim; j++) {
-            to[j] = from[j];
-        }
-    }
+    m->kernels->copy(&m->kctx, m->mem.q + c->qk_nope_head_dim,
+                     (size_t) c->head_dim, m->nrows * (uint32_t) c->n_heads,
+                     (uint32_t) c->qk_rope_head_dim,
+                     m->mem.q_lat + c->kv_lora_rank, k_dim);
 }
 
 
@@ -240,7 +231,7 @@ mla_keys(moe_model_t *m, uint32_t l)
     k->rmsnorm(&m->kctx, mem->k, k_dim, 1, latent, layer->kv_a_norm,
                (float) m->cfg.lora_rms_eps, m->nrows, mem->k, k_dim);
     rope(m, mem->k, k_dim, 1, k_dim, latent);
-    k->kv_store(&m->kctx, &kv, mem->slots, m->nrows, mem->k, k_dim, NULL, 0);
+    k->kv_store(&m->kctx, &kv, mem->in.slots, m->nrows, mem->k, k_dim, NULL, 0);
 }
 
 
@@ -346,7 +337,7 @@ gqa_keys(moe_model_t *m, uint32_t l)
     clip(m, mem->v, width);
 
     rope(m, mem->k, width, heads, (size_t) m->cfg.head_dim, 0);
-    m->kernels->kv_store(&m->kctx, &kv, mem->slots, m->nrows, mem->k, width,
+    m->kernels->kv_store(&m->kctx, &kv, mem->in.slots, m->nrows, mem->k, width,
                          mem->v, width);
 }
 

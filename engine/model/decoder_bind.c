@@ -52,31 +52,35 @@ bind_matrix(const moe_tensor_t *t, moe_matrix_t *w, moe_err_t *err)
 }
 
 
-/* at: next free place of m->vectors, or with m->vectors NULL only counted */
+typedef struct {
+    const float  *base;         /* what pointers are set to; may be NULL */
+    float        *fill;         /* NULL: values are there already */
+    size_t        at;
+} vectors_t;
+
+
 static const float *
-bind_vector(moe_model_t *m, const moe_tensor_t *t, size_t *at)
+bind_vector(const moe_tensor_t *t, vectors_t *v)
 {
-    float  *to;
+    size_t  at;
 
     if (t->data == NULL) {
         return NULL;
     }
 
-    to = NULL;
+    at = v->at;
+    v->at += (size_t) t->rows * (size_t) t->cols;
 
-    if (m->vectors != NULL) {
-        to = m->vectors + *at;
-        moe_tensor_to_f32(t, 0, t->rows, to);
+    if (v->fill != NULL) {
+        moe_tensor_to_f32(t, 0, t->rows, v->fill + at);
     }
 
-    *at += (size_t) t->rows * (size_t) t->cols;
-
-    return to;
+    return v->base ? v->base + at : NULL;
 }
 
 
 static void
-bind_expert_vectors(moe_model_t *m, int layer, size_t *at)
+bind_expert_vectors(moe_model_t *m, int layer, vectors_t *v)
 {
     int              e;
     moe_ffn_mats_t  *to;
@@ -86,50 +90,55 @@ bind_expert_vectors(moe_model_t *m, int layer, size_t *at)
     to = m->experts + (size_t) layer * (size_t) m->cfg.n_experts;
 
     for (e = 0; from != NULL && e < m->cfg.n_experts; e++) {
-        to[e].gate_bias = bind_vector(m, &from[e].gate_bias, at);
-        to[e].up_bias = bind_vector(m, &from[e].up_bias, at);
-        to[e].down_bias = bind_vector(m, &from[e].down_bias, at);
+        to[e].gate_bias = bind_vector(&from[e].gate_bias, v);
+        to[e].up_bias = bind_vector(&from[e].up_bias, v);
+        to[e].down_bias = bind_vector(&from[e].down_bias, v);
     }
 }
 
 
-/* all vectors in one order; returns how many floats they are */
-static size_t
-bind_vectors(moe_model_t *m)
+/* all vectors in one order */
+static void
+bind_vectors(moe_model_t *m, vectors_t *v)
 {
     int                         i;
-    size_t                      at;
     moe_layer_t                *l;
     const moe_layer_weights_t  *w;
 
-    at = 0;
-    m->norm = bind_vector(m, &m->weights->norm, &at);
+    m->norm = bind_vector(&m->weights->norm, v);
 
-    m->mtp.enorm = bind_vector(m, &m->weights->mtp.enorm, &at);
-    m->mtp.hnorm = bind_vector(m, &m->weights->mtp.hnorm, &at);
-    m->mtp.norm = bind_vector(m, &m->weights->mtp.norm, &at);
+    m->mtp.enorm = bind_vector(&m->weights->mtp.enorm, v);
+    m->mtp.hnorm = bind_vector(&m->weights->mtp.hnorm, v);
+    m->mtp.norm = bind_vector(&m->weights->mtp.norm, v);
 
     for (i = 0; i < (int) moe_decoder_layers(m); i++) {
         l = &m->layers[i];
         w = &m->weights->layers[i];
 
-        l->attn_norm = bind_vector(m, &w->attn_norm, &at);
-        l->ffn_norm = bind_vector(m, &w->ffn_norm, &at);
-        l->q_a_norm = bind_vector(m, &w->q_a_norm, &at);
-        l->kv_a_norm = bind_vector(m, &w->kv_a_norm, &at);
-        l->q_norm = bind_vector(m, &w->q_norm, &at);
-        l->k_norm = bind_vector(m, &w->k_norm, &at);
-        l->q_bias = bind_vector(m, &w->q_bias, &at);
-        l->k_bias = bind_vector(m, &w->k_bias, &at);
-        l->v_bias = bind_vector(m, &w->v_bias, &at);
-        l->o_bias = bind_vector(m, &w->o_bias, &at);
-        l->sinks = bind_vector(m, &w->sinks, &at);
-        l->router_bias = bind_vector(m, &w->router_bias, &at);
-        l->logit_bias = bind_vector(m, &w->logit_bias, &at);
-        bind_expert_vectors(m, i, &at);
+        l->attn_norm = bind_vector(&w->attn_norm, v);
+        l->ffn_norm = bind_vector(&w->ffn_norm, v);
+        l->q_a_norm = bind_vector(&w->q_a_norm, v);
+        l->kv_a_norm = bind_vector(&w->kv_a_norm, v);
+        l->q_norm = bind_vector(&w->q_norm, v);
+        l->k_norm = bind_vector(&w->k_norm, v);
+        l->q_bias = bind_vector(&w->q_bias, v);
+        l->k_bias = bind_vector(&w->k_bias, v);
+        l->v_bias = bind_vector(&w->v_bias, v);
+        l->o_bias = bind_vector(&w->o_bias, v);
+        l->sinks = bind_vector(&w->sinks, v);
+        l->router_bias = bind_vector(&w->router_bias, v);
+        l->logit_bias = bind_vector(&w->logit_bias, v);
+        bind_expert_vectors(m, i, v);
     }
+}
 
-    return at;
+
+void
+moe_decoder_bind_vectors(moe_model_t *m, const float *base)
+{
+    vectors_t  v = { base, NULL, 0 };
+
+    bind_vectors(m, &v);
 }
 
 
@@ -194,8 +203,9 @@ bind_layer(moe_model_t *m, int i, moe_err_t *err)
 int
 moe_decoder_bind(moe_model_t *m, int mtp, moe_err_t *err)
 {
-    int     i;
-    size_t  n;
+    int        i;
+    size_t     n;
+    vectors_t  v = { 0 };
 
     if (mtp && bind_matrix(&m->weights->mtp.eh_proj, &m->mtp.eh_proj, err)
                != 0)
@@ -216,12 +226,16 @@ moe_decoder_bind(moe_model_t *m, int mtp, moe_err_t *err)
         return moe_err(err, "decoder: out of memory");
     }
 
-    m->vectors = malloc(bind_vectors(m) * sizeof(float));
+    bind_vectors(m, &v);
+    m->nvectors = v.at;
+
+    m->vectors = malloc(m->nvectors * sizeof(float));
     if (m->vectors == NULL) {
         return moe_err(err, "decoder: out of memory");
     }
 
-    bind_vectors(m);
+    v = (vectors_t) { m->vectors, m->vectors, 0 };
+    bind_vectors(m, &v);
 
     if (bind_matrix(&m->weights->embed, &m->embed, err) != 0
         || bind_matrix(&m->weights->head, &m->head, err) != 0)

@@ -35,9 +35,8 @@ int
 moe_decoder_draft(moe_model_t *m, const moe_batch_t *b, const moe_draft_t *d,
     float *logits, moe_err_t *err)
 {
-    uint32_t      l;
-    moe_batch_t   rows;
-    moe_matmul_t  part;
+    uint32_t     l;
+    moe_batch_t  rows;
 
     l = (uint32_t) m->cfg.n_layers;
 
@@ -70,10 +69,8 @@ moe_decoder_draft(moe_model_t *m, const moe_batch_t *b, const moe_draft_t *d,
     }
 
     norm(m, m->mtp.norm);
-    part = moe_part(&m->head, m->mem.xn, 0, m->nrows, logits, 0);
-    m->kernels->matmul(&m->kctx, &part, 1);
 
-    return 0;
+    return moe_decoder_logits(m, logits, err);
 }
 
 
@@ -83,20 +80,19 @@ static void
 gather(moe_model_t *m, const moe_batch_t *b, const moe_draft_t *d,
     moe_batch_t *rows)
 {
-    size_t           hidden;
     uint32_t         i, row;
     moe_step_mem_t  *mem;
 
     mem = &m->mem;
-    hidden = (size_t) m->cfg.hidden;
 
     for (i = 0; i < d->n; i++) {
         row = d->rows[i];
         mem->draft_pos[i] = b->pos[row];
         mem->draft_seq[i] = b->seq[row];
-        memcpy(mem->y + i * hidden, mem->h + row * hidden,
-               hidden * sizeof(float));
     }
+
+    m->kernels->gather(&m->kctx, mem->h, moe_decoder_rows(m, d->rows, d->n),
+                       d->n, (uint32_t) m->cfg.hidden, mem->y);
 
     memset(rows, 0, sizeof(*rows));
     rows->nrows = d->n;
@@ -125,7 +121,7 @@ join(moe_model_t *m, const moe_batch_t *rows)
     hidden = (size_t) m->cfg.hidden;
     eps = (float) m->cfg.rms_eps;
 
-    k->embed(&m->kctx, &m->embed, rows->ids, rows->nrows, mem->x);
+    k->embed(&m->kctx, &m->embed, mem->in.ids, rows->nrows, mem->x);
     k->rmsnorm(&m->kctx, mem->x, hidden, 1, (uint32_t) hidden, m->mtp.enorm,
                eps, rows->nrows, mem->eh, 2 * hidden);
     k->rmsnorm(&m->kctx, mem->y, hidden, 1, (uint32_t) hidden, m->mtp.hnorm,

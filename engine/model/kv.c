@@ -89,11 +89,43 @@ moe_kv_init(moe_kv_mem_t *kv, const moe_config_t *cfg, uint32_t layers,
 void
 moe_kv_free(moe_kv_mem_t *kv)
 {
-    if (kv->base != NULL) {
-        munmap(kv->base, kv_bytes(kv, kv->pages));
-        kv->base = NULL;
-        kv->pages = 0;
+    if (kv->base == NULL) {
+        return;
     }
+
+    if (kv->memory != NULL) {
+        kv->memory->give(kv->device, kv->base);
+    } else {
+        munmap(kv->base, kv_bytes(kv, kv->pages));
+    }
+
+    kv->base = NULL;
+    kv->pages = 0;
+}
+
+
+static int
+resize_device(moe_kv_mem_t *kv, uint32_t pages, moe_err_t *err)
+{
+    void      *p;
+    uint32_t   keep;
+
+    p = kv->memory->take(kv->device, kv_bytes(kv, pages), err);
+    if (p == NULL) {
+        return moe_err_prefix(err, "kv: %u pages of %llu bytes", pages,
+                              (unsigned long long) kv->page_bytes);
+    }
+
+    keep = pages < kv->pages ? pages : kv->pages;
+    if (keep != 0) {
+        kv->memory->move(kv->device, p, kv->base, keep * kv->page_bytes);
+    }
+
+    moe_kv_free(kv);
+    kv->base = p;
+    kv->pages = pages;
+
+    return 0;
 }
 
 
@@ -114,6 +146,10 @@ moe_kv_resize(moe_kv_mem_t *kv, uint32_t pages, moe_err_t *err)
     if (pages > (UINT64_C(1) << 46) / kv->page_bytes) {
         return moe_err(err, "kv: %u pages of %llu bytes are too many", pages,
                        (unsigned long long) kv->page_bytes);
+    }
+
+    if (kv->memory != NULL) {
+        return resize_device(kv, pages, err);
     }
 
     if (kv->base == NULL) {

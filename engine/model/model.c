@@ -2,9 +2,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "model/decoder.h"
+#include "model/exchange_device.h"
 #include "model/fingerprint.h"
 #include "model/model.h"
 #include "model/rope.h"
@@ -20,6 +20,12 @@ enum {
 static int open_parts(moe_model_t *m, const char *dir,
     const moe_model_options_t *o, moe_model_progress_pt progress, void *ctx,
     moe_err_t *err);
+static int open_device(moe_model_t *m, const moe_model_options_t *o,
+    moe_err_t *err);
+static int to_device(moe_model_t *m, moe_model_progress_pt progress,
+    void *ctx, moe_err_t *err);
+static moe_exchange_t *exchange_alone(moe_model_t *m,
+    const moe_exchange_shape_t *shape, moe_err_t *err);
 static int open_exchange(moe_model_t *m, const moe_model_options_t *o,
     moe_err_t *err);
 static int open_mtp_exchange(moe_model_t *m, const moe_model_options_t *o,
@@ -83,7 +89,8 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
                        o->kernels);
     }
 
-    if (report(progress, ctx, "configuration", 0, err) != 0
+    if (open_device(m, o, err) != 0
+        || report(progress, ctx, "configuration", 0, err) != 0
         || moe_config_load(dir, &m->cfg, err) != 0
         || moe_config_check(&m->cfg, err) != 0
         || report(progress, ctx, "weights", 5, err) != 0)
@@ -97,7 +104,8 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
     }
 
     if (report(progress, ctx, "layers", 60, err) != 0
-        || moe_decoder_bind(m, o->mtp, err) != 0)
+        || moe_decoder_bind(m, o->mtp, err) != 0
+        || to_device(m, progress, ctx, err) != 0)
     {
         return -1;
     }
@@ -109,6 +117,8 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
 
     moe_rope_frequencies(&m->cfg.rope, m->freq);
     moe_kv_init(&m->kv, &m->cfg, moe_decoder_layers(m), o->kv_format);
+    m->kv.memory = m->kernels->memory;
+    m->kv.device = m->kctx.device;
 
     if (report(progress, ctx, "memory", 80, err) != 0
         || open_exchange(m, o, err) != 0
@@ -122,6 +132,56 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
     }
 
     return report(progress, ctx, "ready", 100, err);
+}
+
+
+/* where the kernels do not compute in this process's memory */
+static int
+open_device(moe_model_t *m, const moe_model_options_t *o, moe_err_t *err)
+{
+    if (m->kernels->memory == NULL) {
+        return 0;
+    }
+
+    if (o->exchange != NULL) {
+        return moe_err(err, "model: kernels \"%s\" have no experts on several "
+                       "ranks yet", m->kernels->name);
+    }
+
+    m->kctx.device = m->kernels->memory->open(err);
+
+    return m->kctx.device ? 0 : -1;
+}
+
+
+typedef struct {
+    moe_model_progress_pt   fn;
+    void                   *ctx;
+} copying_t;
+
+
+/* between layers and memory */
+static int
+report_copying(void *ctx, uint32_t percent)
+{
+    copying_t  *c = ctx;
+
+    return c->fn(c->ctx, "copying to the device", 60 + percent / 5);
+}
+
+
+static int
+to_device(moe_model_t *m, moe_model_progress_pt progress, void *ctx,
+    moe_err_t *err)
+{
+    copying_t  c = { progress, ctx };
+
+    if (m->kernels->memory == NULL) {
+        return 0;
+    }
+
+    return moe_decoder_to_device(m, progress ? report_copying : NULL, &c,
+                                 err);
 }
 
 
@@ -173,9 +233,22 @@ open_exchange(moe_model_t *m, const moe_model_options_t *o, moe_err_t *err)
 
     shape = exchange_shape(&m->cfg, o);
     m->exchange = o->exchange ? o->exchange(o->exchange_ctx, &shape, err)
-                              : moe_exchange_local(&shape, err);
+                              : exchange_alone(m, &shape, err);
 
     return m->exchange ? 0 : -1;
+}
+
+
+/* this rank's with itself */
+static moe_exchange_t *
+exchange_alone(moe_model_t *m, const moe_exchange_shape_t *shape,
+    moe_err_t *err)
+{
+    if (m->kernels->memory != NULL) {
+        return moe_exchange_device(shape, m->kernels, &m->kctx, err);
+    }
+
+    return moe_exchange_local(shape, err);
 }
 
 
@@ -190,7 +263,7 @@ open_mtp_exchange(moe_model_t *m, const moe_model_options_t *o,
     }
 
     shape = exchange_shape(&m->cfg, o);
-    m->mtp.exchange = moe_exchange_local(&shape, err);
+    m->mtp.exchange = exchange_alone(m, &shape, err);
 
     return m->mtp.exchange ? 0 : -1;
 }
@@ -220,12 +293,17 @@ moe_model_close(moe_model_t *m)
         m->mtp.exchange->ops->close(m->mtp.exchange);
     }
 
-    if (m->mem.base != NULL) {
-        munmap(m->mem.base, m->mem.bytes);
-    }
-
+    moe_decoder_memory_free(m);
     moe_kv_free(&m->kv);
     moe_weights_free(m->weights);
+
+    if (m->device_weights != NULL) {
+        m->kernels->memory->give(m->kctx.device, m->device_weights);
+    }
+
+    if (m->kctx.device != NULL) {
+        m->kernels->memory->close(m->kctx.device);
+    }
 
     free(m->kctx.scratch);
     free(m->layers);
@@ -321,6 +399,10 @@ start_threads(moe_model_t *m, uint32_t threads, moe_err_t *err)
     size_t       each;
     cpu_set_t    set;
     moe_pool_t  *pool;
+
+    if (m->kernels->memory != NULL) {
+        threads = 1;
+    }
 
     if (threads == 0) {
         threads = sched_getaffinity(0, sizeof(set), &set) == 0

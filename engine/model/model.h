@@ -66,9 +66,10 @@ typedef struct {
     uint32_t          kv_pages;    /* pages to have at once; 0: none before
                                     * moe_model_kv_resize() */
     moe_kv_format_e   kv_format;   /* in the fingerprint */
-    const char       *kernels;     /* "plain", "avx2", "avx512"; NULL: the
-                                    * fastest that this machine runs.  All
-                                    * three give equal bits */
+    const char       *kernels;     /* "plain", "avx2", "avx512", which give
+                                    * equal bits, or "cuda" where it was
+                                    * built; NULL: the fastest of the first
+                                    * three that this machine runs */
     moe_row_format_e  row_format;  /* at the experts; in the fingerprint */
     int               mtp;         /* have the MTP layer ready, where there is
                                     * one: for moe_model_draft() */

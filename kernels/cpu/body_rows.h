@@ -336,6 +336,78 @@ op_combine(const moe_kctx_t *c, const moe_combine_t *op)
 }
 
 
+static float
+round_bf16(float x)
+{
+    uint32_t  u;
+
+    u = (uint32_t) f32_to_bf16(x) << 16;
+    memcpy(&x, &u, 4);
+
+    return x;
+}
+
+
+static void
+permute_row(const void *op, uint32_t row)
+{
+    float                *to;
+    uint32_t              i;
+    const float          *from;
+    const moe_permute_t  *p = op;
+
+    from = p->x + (size_t) (row / p->per) * p->width;
+    to = p->out + (size_t) p->at[row] * p->width;
+
+    for (i = 0; i < p->width; i++) {
+        to[i] = p->bf16 ? round_bf16(from[i]) : from[i];
+    }
+}
+
+
+static void
+op_permute(const moe_kctx_t *c, const moe_permute_t *op)
+{
+    rows_run(c, op->n, op->width, permute_row, op);
+}
+
+
+static void
+op_round_bf16(const moe_kctx_t *c, float *x, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) {
+        x[i] = round_bf16(x[i]);
+    }
+}
+
+
+static void
+op_copy(const moe_kctx_t *c, const float *x, size_t ldx, uint32_t nrows,
+    uint32_t n, float *out, size_t ldo)
+{
+    uint32_t  r;
+
+    for (r = 0; r < nrows; r++) {
+        memcpy(out + r * ldo, x + r * ldx, (size_t) n * 4);
+    }
+}
+
+
+/* one after the other, so that nothing is overwritten before it has moved */
+static void
+op_gather(const moe_kctx_t *c, const float *x, const uint32_t *at,
+    uint32_t nrows, uint32_t n, float *out)
+{
+    uint32_t  r;
+
+    for (r = 0; r < nrows; r++) {
+        memmove(out + (size_t) r * n, x + (size_t) at[r] * n, (size_t) n * 4);
+    }
+}
+
+
 typedef struct {
     float        *x;
     const float  *y;

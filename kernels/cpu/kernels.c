@@ -27,6 +27,12 @@ moe_kernels_get(const char *name)
         return &moe_kernels_plain;
     }
 
+#if defined(MOE_CUDA)
+    if (strcmp(name, "cuda") == 0) {
+        return moe_kernels_cuda();
+    }
+#endif
+
     return NULL;
 }
 

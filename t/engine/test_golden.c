@@ -3,7 +3,8 @@
  * itself: whatever the batch, the chunks, the threads, the kernels or the
  * pages, the bits of an answer's logits are the same.
  *
- * Run from the root of the repository.
+ * Run from the root of the repository.  MOE_KERNELS=NAME has all of it computed
+ * with these kernels, where otherwise the fastest set is taken.
  */
 
 #include <dirent.h>
@@ -60,7 +61,7 @@ open_model(const char *dir, const char *kernels, uint32_t threads,
         .max_rows = 256,
         .kv_pages = MAX_SEQS * PAGES_SEQ,
         .kv_format = format,
-        .kernels = kernels
+        .kernels = kernels ? kernels : getenv("MOE_KERNELS")
     };
 
     m = moe_model_open(dir, &o, NULL, NULL, &err);
@@ -295,7 +296,7 @@ check_case(const case_t *c, moe_kv_format_e format, int reference)
     const json_t  *prompts, *prompt;
 
     static const uint32_t  chunks[] = { 1, 7, 64, 256 };
-    static const char     *sets[] = { "plain", "avx2", "avx512" };
+    static const char     *sets[] = { "plain", "avx2", "avx512", "cuda" };
 
     prompts = json_object_get(c->golden, "prompts");
     m = open_model(c->dir, NULL, 2, format);

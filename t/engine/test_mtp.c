@@ -38,7 +38,8 @@ open_model(const char *dir, int mtp)
 {
     moe_err_t            err;
     moe_model_t         *m;
-    moe_model_options_t  o = { .threads = 1, .kv_pages = 64, .mtp = mtp };
+    moe_model_options_t  o = { .threads = 1, .kv_pages = 64, .mtp = mtp,
+                              .kernels = getenv("MOE_KERNELS") };
 
     m = moe_model_open(dir, &o, NULL, NULL, &err);
     if (m == NULL) {

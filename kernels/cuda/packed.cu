@@ -1,0 +1,419 @@
+/*
+ * packed: products with weights in groups of 32, see kernels/cpu/packed.h,
+ * whose layout and whose sums these are.  A warp has a strip's 32 columns of
+ * one row: of each four inputs a thread reads one word, and the warp 128
+ * bytes in a run.
+ */
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/tiles.h"
+
+extern "C" {
+#include "kernels/cpu/packed.h"
+}
+
+
+enum {
+    THREADS = 256,
+    ROWS = THREADS / WARP       /* of a block */
+};
+
+/* magnitudes below are taken for 0, as packed_body.h does */
+#define AMAX_MIN  0x1p-100f
+
+
+/* a row's memory, as moe_packed_row() and those beside it divide it */
+__device__ static inline size_t
+row_size(uint32_t groups)
+{
+    return ((size_t) groups * (MOE_GROUP + 12) + 63) / 64 * 64;
+}
+
+
+__device__ static inline float *
+row_scales(uint8_t *row, uint32_t groups)
+{
+    return (float *) (row + (size_t) groups * MOE_GROUP);
+}
+
+
+__device__ static inline int32_t *
+row_sums(uint8_t *row, uint32_t groups, moe_wtype_e type)
+{
+    return (int32_t *) (row + (size_t) groups
+                              * (type == MOE_W_I4_G32 ? MOE_GROUP + 4
+                                                      : MOE_GROUP + 8));
+}
+
+
+/* a warp's 32 values into group g of a row; what has no largest magnitude
+ * becomes a NaN */
+__device__ static inline void
+quantize(float x, uint8_t *row, uint32_t groups, uint32_t g)
+{
+    int       i;
+    float     amax;
+    int32_t   q, total;
+    uint32_t  bits, other, lane;
+
+    lane = threadIdx.x % WARP;
+    bits = as_bits(x) & 0x7fffffff;
+
+    for (i = WARP / 2; i > 0; i /= 2) {
+        other = __shfl_xor_sync(0xffffffff, bits, i);
+        bits = other > bits ? other : bits;
+    }
+
+    amax = as_float(bits);
+    q = 0;
+
+    if (bits < 0x7f800000 && amax >= AMAX_MIN) {
+        /* the low bits of 1.5 * 2^23 + r are r, to the nearest, ties to
+         * even */
+        q = (int32_t) (as_bits(x * (127.0f / amax) + 0x1.8p23f)
+                       - 0x4b400000);
+    }
+
+    ((int8_t *) row)[g * MOE_GROUP + lane] = (int8_t) q;
+    total = q;
+
+    for (i = WARP / 2; i > 0; i /= 2) {
+        total += __shfl_xor_sync(0xffffffff, total, i);
+    }
+
+    if (lane != 0) {
+        return;
+    }
+
+    row_scales(row, groups)[g] = bits >= 0x7f800000 ? as_float(0x7fc00000)
+                                 : amax < AMAX_MIN ? 0.0f : amax / 127.0f;
+    row_sums(row, groups, MOE_W_I4_G32)[g] = -8 * total;
+    row_sums(row, groups, MOE_W_I8_G32)[g] = -128 * total;
+}
+
+
+/* the sum of a group's products of one column, offsets undone; w: the words
+ * of that column, 32 apart */
+__device__ static inline int32_t
+group_dot(moe_wtype_e type, const uint32_t *w, const int32_t *x, int32_t sum)
+{
+    int  j;
+
+    if (type == MOE_W_I8_G32) {
+        /* -128 has been undone in the weights */
+        sum = 0;
+
+        for (j = 0; j < MOE_GROUP / 4; j++) {
+            sum = __dp4a((int32_t) (w[j * WARP] ^ 0x80808080), x[j], sum);
+        }
+
+        return sum;
+    }
+
+    for (j = 0; j < MOE_GROUP / 8; j++) {
+        sum = __dp4a((int32_t) (w[j * WARP] & 0x0f0f0f0f), x[2 * j], sum);
+        sum = __dp4a((int32_t) (w[j * WARP] >> 4 & 0x0f0f0f0f), x[2 * j + 1],
+                     sum);
+    }
+
+    return sum;
+}
+
+
+/* strip s of w by one quantized row: this thread's column */
+__device__ static inline float
+column(const moe_matrix_t &w, uint32_t s, const uint8_t *row)
+{
+    float           acc;
+    size_t          size;
+    uint16_t        half;
+    uint32_t        g, lane, groups;
+    const uint8_t  *block;
+
+    lane = threadIdx.x % WARP;
+    groups = w.k / MOE_GROUP + (w.k % MOE_GROUP != 0);
+    size = w.type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    block = (const uint8_t *) w.data + s * groups * size;
+    acc = 0.0f;
+
+    for (g = 0; g < groups; g++, block += size) {
+        half = ((const uint16_t *) (block + size - 64))[lane];
+
+        acc = fmaf((float) group_dot(w.type, (const uint32_t *) block + lane,
+                                     (const int32_t *) row
+                                     + g * (MOE_GROUP / 4),
+                                     row_sums((uint8_t *) row, groups,
+                                              w.type)[g]),
+                   f16_to_f32(half) * row_scales((uint8_t *) row, groups)[g],
+                   acc);
+    }
+
+    return acc;
+}
+
+
+/* a warp has group g of a row */
+__global__ void
+quantize_kernel(const float *x, size_t ldx, uint32_t k, uint32_t nrows,
+    uint8_t *q)
+{
+    size_t    i;
+    uint32_t  row, g, at, groups;
+
+    groups = k / MOE_GROUP + (k % MOE_GROUP != 0);
+    i = (size_t) blockIdx.x * ROWS + threadIdx.x / WARP;
+
+    if (i >= (size_t) nrows * groups) {
+        return;
+    }
+
+    row = (uint32_t) (i / groups);
+    g = (uint32_t) (i % groups);
+    at = g * MOE_GROUP + threadIdx.x % WARP;
+
+    quantize(at < k ? x[row * ldx + at] : 0.0f, q + row * row_size(groups),
+             groups, g);
+}
+
+
+static void
+quantize_rows(const moe_kctx_t *c, const float *x, size_t ldx, uint32_t k,
+    uint32_t nrows, uint8_t *q)
+{
+    launch(c, "quantize", quantize_kernel,
+           blocks_for((size_t) nrows * moe_groups(k), ROWS), THREADS, 0, x,
+           ldx, k, nrows, q);
+}
+
+
+/* moe_glu_t as a kernel takes it */
+typedef struct {
+    moe_matrix_t    gate;
+    moe_matrix_t    up;
+    moe_matrix_t    down;
+    const float    *gate_bias;
+    const float    *up_bias;
+    const float    *down_bias;
+    float          *out;
+    const uint8_t  *q;          /* x quantized */
+    uint8_t        *h;          /* what down takes, quantized */
+    moe_clamped_t   clamped;    /* limit 0: silu */
+    uint32_t        nrows;
+} glu_part_t;
+
+typedef struct {
+    moe_tiles_t  tiles;
+    glu_part_t   parts[MOE_TILE_PARTS];
+} work_t;
+
+
+/* out = x w^T + bias, x quantized: a strip of one row */
+__device__ static inline void
+product(const moe_matrix_t &w, const uint8_t *q, const float *bias,
+    float *out, size_t ldo, uint32_t nrows, uint32_t row, uint32_t s)
+{
+    float     dot;
+    uint32_t  col, groups;
+
+    if (row >= nrows) {
+        return;
+    }
+
+    groups = w.k / MOE_GROUP + (w.k % MOE_GROUP != 0);
+    dot = column(w, s, q + row * row_size(groups));
+    col = s * MOE_STRIP + threadIdx.x % WARP;
+
+    if (col < w.n) {
+        out[row * ldo + col] = bias ? dot + bias[col] : dot;
+    }
+}
+
+
+__global__ void
+product_kernel(moe_matmul_t p)
+{
+    uint32_t  strips;
+
+    strips = p.w.n / MOE_STRIP + (p.w.n % MOE_STRIP != 0);
+
+    product(p.w, p.q, p.bias, p.out, p.ldo, p.nrows,
+            blockIdx.x / strips * ROWS + threadIdx.x / WARP,
+            blockIdx.x % strips);
+}
+
+
+/* as many rows at a time as there is memory for */
+void
+cuda_matmul_packed(const moe_kctx_t *c, const moe_matmul_t *part)
+{
+    uint32_t      row, most;
+    moe_matmul_t  p;
+
+    most = (uint32_t) (c->quant_size / moe_quant_row(part->w.k));
+
+    for (row = 0; row < part->nrows && most != 0; row += p.nrows) {
+        p = *part;
+        p.nrows = part->nrows - row < most ? part->nrows - row : most;
+        p.x += row * p.ldx;
+        p.out += row * p.ldo;
+        p.q = c->quant;
+
+        quantize_rows(c, p.x, p.ldx, p.w.k, p.nrows, c->quant);
+        launch(c, "matmul, packed", product_kernel,
+               blocks_for(p.nrows, ROWS) * moe_groups(p.w.n), THREADS, 0, p);
+    }
+}
+
+
+/* gate, up, silu and the rounding for down: a warp has a strip of one row */
+__global__ void
+glu_in_kernel(const __grid_constant__ work_t work)
+{
+    float       g, u;
+    uint32_t    row, col, groups, h_groups;
+    moe_tile_t  t;
+
+    t = moe_tiles_find(&work.tiles, blockIdx.x);
+    row = t.row * ROWS + threadIdx.x / WARP;
+
+    const glu_part_t  &p = work.parts[t.part];
+
+    if (row >= p.nrows) {
+        return;
+    }
+
+    groups = p.gate.k / MOE_GROUP + (p.gate.k % MOE_GROUP != 0);
+    h_groups = p.gate.n / MOE_GROUP + (p.gate.n % MOE_GROUP != 0);
+    col = t.col * MOE_STRIP + threadIdx.x % WARP;
+
+    g = column(p.gate, t.col, p.q + row * row_size(groups));
+    u = column(p.up, t.col, p.q + row * row_size(groups));
+
+    if (p.gate_bias != NULL && col < p.gate.n) {
+        g = g + p.gate_bias[col];
+    }
+
+    if (p.up_bias != NULL && col < p.up.n) {
+        u = u + p.up_bias[col];
+    }
+
+    g = p.clamped.limit != 0
+        ? clamped_mul(g, u, p.clamped.alpha, p.clamped.limit)
+        : silu_mul(g, u);
+
+    quantize(g, p.h + row * row_size(h_groups), h_groups, t.col);
+}
+
+
+__global__ void
+glu_out_kernel(const __grid_constant__ work_t work)
+{
+    moe_tile_t  t;
+
+    t = moe_tiles_find(&work.tiles, blockIdx.x);
+
+    const glu_part_t  &p = work.parts[t.part];
+
+    product(p.down, p.h, p.down_bias, p.out, p.down.n, p.nrows,
+            t.row * ROWS + threadIdx.x / WARP, t.col);
+}
+
+
+static void
+glu_tiles(work_t *w, int down)
+{
+    uint32_t  i, n;
+
+    n = w->tiles.nparts;
+    w->tiles.nparts = 0;
+
+    for (i = 0; i < n; i++) {
+        moe_tiles_add(&w->tiles, w->parts[i].nrows,
+                      down ? w->parts[i].down.n : w->parts[i].gate.n, ROWS,
+                      MOE_STRIP);
+    }
+}
+
+
+static void
+glu_run(const moe_kctx_t *c, work_t *w)
+{
+    glu_tiles(w, 0);
+    launch(c, "glu, gate and up", glu_in_kernel, moe_tiles_count(&w->tiles),
+           THREADS, 0, *w);
+
+    glu_tiles(w, 1);
+    launch(c, "glu, down", glu_out_kernel, moe_tiles_count(&w->tiles),
+           THREADS, 0, *w);
+
+    w->tiles.nparts = 0;
+}
+
+
+/* rows of a part into the list, their inputs quantized to q */
+static void
+glu_add(const moe_kctx_t *c, work_t *w, const moe_glu_t *p, uint32_t row,
+    uint32_t nrows, uint8_t *q)
+{
+    glu_part_t  *to;
+
+    to = &w->parts[w->tiles.nparts++];
+
+    to->gate = p->gate;
+    to->up = p->up;
+    to->down = p->down;
+    to->gate_bias = p->gate_bias;
+    to->up_bias = p->up_bias;
+    to->down_bias = p->down_bias;
+    to->out = p->out + (size_t) row * p->down.n;
+    to->q = q;
+    to->h = q + nrows * moe_quant_row(p->gate.k);
+    to->clamped.alpha = p->clamped ? p->clamped->alpha : 0;
+    to->clamped.limit = p->clamped ? p->clamped->limit : 0;
+    to->nrows = nrows;
+
+    quantize_rows(c, p->x + (size_t) row * p->gate.k, p->gate.k, p->gate.k,
+                  nrows, q);
+}
+
+
+void
+cuda_glu(const moe_kctx_t *c, moe_glu_t *parts, uint32_t nparts)
+{
+    size_t            at, each;
+    work_t            w;
+    uint32_t          i, row, n;
+    const moe_glu_t  *p;
+
+    at = 0;
+    w.tiles.nparts = 0;
+
+    for (i = 0; i < nparts; i++) {
+        p = &parts[i];
+        each = moe_quant_row(p->gate.k) + moe_quant_row(p->gate.n);
+
+        if (each > c->quant_size) {
+            return;
+        }
+
+        for (row = 0; row < p->nrows; row += n) {
+
+            if (c->quant_size - at < each
+                || w.tiles.nparts == MOE_TILE_PARTS)
+            {
+                glu_run(c, &w);
+                at = 0;
+            }
+
+            n = p->nrows - row;
+            if (n > (c->quant_size - at) / each) {
+                n = (uint32_t) ((c->quant_size - at) / each);
+            }
+
+            glu_add(c, &w, p, row, n, c->quant + at);
+            at += n * each;
+        }
+    }
+
+    glu_run(c, &w);
+}

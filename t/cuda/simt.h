@@ -1,0 +1,449 @@
+/*
+ * simt: enough of CUDA's language and runtime to run the simple kernels in
+ * kernels/cuda on a processor, thread after thread, so that tests can compare
+ * what they compute where there is no GPU.  It shows that the code is right
+ * about indices, bounds, barriers and the order of sums, nothing about a
+ * GPU's compiler, memory model or speed.
+ *
+ * A block's threads are coroutines that change at barriers and shuffles.
+ * Blocks run one after the other.  Memory that was taken for the device can be
+ * touched in kernels and copies alone, and a page behind it never.
+ */
+
+#ifndef MOE_SIMT_H
+#define MOE_SIMT_H
+
+
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+
+#define __global__
+#define __device__
+#define __host__
+#define __grid_constant__
+#define __shared__  static
+
+#define MOE_SHARED(type, name)                                                \
+    type  *name = reinterpret_cast<type *>(simt.shared)
+
+
+enum { SIMT_THREADS = 1024, SIMT_STACK = 128 << 10, SIMT_TAKEN = 512 };
+
+typedef enum {
+    SIMT_RUNS,
+    SIMT_AT_SHUFFLE,
+    SIMT_AT_BARRIER,
+    SIMT_DONE
+} simt_state_e;
+
+typedef struct {
+    jmp_buf        at;
+    simt_state_e   state;
+    int            started;
+    int            turn;        /* which of the two slots shuffles use next */
+} simt_thread_t;
+
+typedef struct {
+    void    *map;
+    char    *p;
+    size_t   bytes;             /* of the mapping, without the last page */
+} simt_taken_t;
+
+typedef struct {
+    void          (*body)(void *ctx);
+    void           *ctx;
+    jmp_buf         scheduler;
+    ucontext_t      first;
+    unsigned        current;
+    unsigned        nthreads;
+    simt_thread_t   threads[SIMT_THREADS];
+    uint64_t        slots[2][SIMT_THREADS];     /* what shuffles exchange */
+    char           *stacks;
+    unsigned char   shared[228 << 10] __attribute__((aligned(256)));
+    simt_taken_t    taken[SIMT_TAKEN];
+    unsigned        ntaken;
+} simt_t;
+
+/* one for the whole program, which computes in one thread */
+inline simt_t  simt;
+
+struct simt_dim_t { unsigned  x; };
+
+inline simt_dim_t  threadIdx;
+inline simt_dim_t  blockIdx;
+
+
+[[noreturn]] inline void
+simt_wrong(const char *what)
+{
+    fprintf(stderr, "simt: block %u, thread %u: %s\n", blockIdx.x,
+            threadIdx.x, what);
+    abort();
+}
+
+
+inline void
+simt_thread(void)
+{
+    for ( ;; ) {
+        simt.body(simt.ctx);
+        simt.threads[simt.current].state = SIMT_DONE;
+
+        if (_setjmp(simt.threads[simt.current].at) == 0) {
+            _longjmp(simt.scheduler, 1);
+        }
+    }
+}
+
+
+inline void
+simt_wait(simt_state_e state)
+{
+    simt_thread_t  *t;
+
+    t = &simt.threads[simt.current];
+    t->state = state;
+
+    if (_setjmp(t->at) == 0) {
+        _longjmp(simt.scheduler, 1);
+    }
+}
+
+
+/* runs a thread until it waits or is done; not inlined, since registers are
+ * lost at setjmp */
+__attribute__((noinline)) inline void
+simt_resume(unsigned i)
+{
+    simt_thread_t  *t;
+    ucontext_t      begin;
+
+    t = &simt.threads[i];
+    simt.current = i;
+    threadIdx.x = i;
+
+    if (_setjmp(simt.scheduler) != 0) {
+        return;
+    }
+
+    if (t->started) {
+        _longjmp(t->at, 1);
+    }
+
+    t->started = 1;
+    getcontext(&begin);
+    begin.uc_stack.ss_sp = simt.stacks + (size_t) i * SIMT_STACK;
+    begin.uc_stack.ss_size = SIMT_STACK;
+    begin.uc_link = NULL;
+    makecontext(&begin, simt_thread, 0);
+    setcontext(&begin);
+}
+
+
+/* lets go who waits for a group of threads that are all there; 0: nobody */
+inline int
+simt_release(unsigned from, unsigned to, simt_state_e state)
+{
+    unsigned  i, there, done;
+
+    there = 0;
+    done = 0;
+
+    for (i = from; i < to; i++) {
+        there += simt.threads[i].state == state;
+        done += simt.threads[i].state == SIMT_DONE;
+    }
+
+    if (there == 0 || there + done != to - from) {
+        return 0;
+    }
+
+    if (done != 0 && state == SIMT_AT_SHUFFLE) {
+        simt_wrong("a shuffle with threads that have ended");
+    }
+
+    for (i = from; i < to; i++) {
+        if (simt.threads[i].state == state) {
+            simt.threads[i].state = SIMT_RUNS;
+        }
+    }
+
+    return 1;
+}
+
+
+inline void
+simt_block(void)
+{
+    int       moved, done;
+    unsigned  i, end;
+
+    for (i = 0; i < simt.nthreads; i++) {
+        simt.threads[i].state = SIMT_RUNS;
+        simt.threads[i].turn = 0;
+    }
+
+    do {
+        done = 1;
+
+        for (i = 0; i < simt.nthreads; i++) {
+            if (simt.threads[i].state == SIMT_RUNS) {
+                simt_resume(i);
+            }
+            done &= simt.threads[i].state == SIMT_DONE;
+        }
+
+        moved = 0;
+
+        for (i = 0; i < simt.nthreads; i += 32) {
+            end = i + 32 < simt.nthreads ? i + 32 : simt.nthreads;
+            moved |= simt_release(i, end, SIMT_AT_SHUFFLE);
+        }
+
+        if (!moved) {
+            moved = simt_release(0, simt.nthreads, SIMT_AT_BARRIER);
+        }
+
+        if (!done && !moved) {
+            simt_wrong("threads wait for each other");
+        }
+
+    } while (!done);
+}
+
+
+inline void
+simt_protect(int prot)
+{
+    unsigned  i;
+
+    for (i = 0; i < simt.ntaken; i++) {
+        if (mprotect(simt.taken[i].map, simt.taken[i].bytes, prot) != 0) {
+            simt_wrong("mprotect");
+        }
+    }
+}
+
+
+template <typename F>
+inline void
+simt_launch(size_t blocks, unsigned threads, size_t shared, F f)
+{
+    size_t  i;
+
+    if (threads > SIMT_THREADS || shared > sizeof(simt.shared)
+        || blocks > INT32_MAX)
+    {
+        simt_wrong("no device can launch this");
+    }
+
+    if (simt.stacks == NULL) {
+        simt.stacks = (char *) mmap(NULL, (size_t) SIMT_THREADS * SIMT_STACK,
+                                    PROT_READ|PROT_WRITE,
+                                    MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE,
+                                    -1, 0);
+    }
+
+    simt.body = [](void *ctx) { (*(F *) ctx)(); };
+    simt.ctx = &f;
+    simt.nthreads = threads;
+
+    simt_protect(PROT_READ|PROT_WRITE);
+
+    for (i = 0; i < blocks; i++) {
+        /* what a block finds in shared memory is anything */
+        memset(simt.shared, 0xff, shared);
+        blockIdx.x = (unsigned) i;
+        simt_block();
+    }
+
+    simt_protect(PROT_NONE);
+}
+
+
+inline void
+__syncthreads(void)
+{
+    simt_wait(SIMT_AT_BARRIER);
+}
+
+
+/* slots in turn, so that nobody overwrites what another has yet to read */
+template <typename T>
+inline T
+__shfl_xor_sync(unsigned mask, T v, int x)
+{
+    T         r;
+    unsigned  i, turn;
+
+    i = simt.current;
+    turn = (unsigned) simt.threads[i].turn;
+    simt.threads[i].turn = !turn;
+
+    memcpy(&simt.slots[turn][i], &v, sizeof(T));
+    simt_wait(SIMT_AT_SHUFFLE);
+    memcpy(&r, &simt.slots[turn][i ^ (unsigned) x], sizeof(T));
+
+    return r;
+}
+
+
+inline int
+__dp4a(int a, int b, int c)
+{
+    int  i;
+
+    for (i = 0; i < 32; i += 8) {
+        c += (int8_t) ((unsigned) a >> i) * (int8_t) ((unsigned) b >> i);
+    }
+
+    return c;
+}
+
+
+/* the runtime */
+
+typedef int  cudaStream_t;
+
+typedef enum { cudaSuccess, cudaErrorMemoryAllocation } cudaError_t;
+
+typedef enum {
+    cudaMemcpyHostToDevice,
+    cudaMemcpyDeviceToDevice,
+    cudaMemcpyDeviceToHost
+} simt_copy_e;
+
+enum { cudaStreamNonBlocking };
+
+
+inline const char *
+cudaGetErrorString(cudaError_t rc)
+{
+    return rc == cudaSuccess ? "no error" : "out of memory";
+}
+
+
+inline cudaError_t
+cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaGetDeviceCount(int *n)
+{
+    *n = 1;
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaSetDevice(int n)
+{
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
+{
+    *s = 1;
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaStreamDestroy(cudaStream_t s)
+{
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaStreamSynchronize(cudaStream_t s)
+{
+    return cudaSuccess;
+}
+
+
+/* to end where the page that is never touched begins */
+inline cudaError_t
+cudaMalloc(void **p, size_t bytes)
+{
+    size_t         size;
+    simt_taken_t  *t;
+
+    if (simt.ntaken == SIMT_TAKEN) {
+        return cudaErrorMemoryAllocation;
+    }
+
+    t = &simt.taken[simt.ntaken];
+    bytes = (bytes + 255) / 256 * 256;
+    size = (bytes + 4095) / 4096 * 4096;
+
+    t->map = mmap(NULL, size + 4096, PROT_NONE,
+                  MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE, -1, 0);
+    if (t->map == MAP_FAILED) {
+        return cudaErrorMemoryAllocation;
+    }
+
+    t->bytes = size;
+    t->p = (char *) t->map + (size - bytes);
+    *p = t->p;
+    simt.ntaken++;
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaFree(void *p)
+{
+    unsigned  i;
+
+    for (i = 0; i < simt.ntaken; i++) {
+        if (simt.taken[i].p == p) {
+            munmap(simt.taken[i].map, simt.taken[i].bytes + 4096);
+            simt.taken[i] = simt.taken[--simt.ntaken];
+            return cudaSuccess;
+        }
+    }
+
+    simt_wrong("memory is given back that was not taken");
+}
+
+
+inline cudaError_t
+cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
+{
+    simt_protect(PROT_READ|PROT_WRITE);
+    memset(p, value, bytes);
+    simt_protect(PROT_NONE);
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaMemcpyAsync(void *to, const void *from, size_t bytes, simt_copy_e kind,
+    cudaStream_t s)
+{
+    simt_protect(PROT_READ|PROT_WRITE);
+    memmove(to, from, bytes);
+    simt_protect(PROT_NONE);
+
+    return cudaSuccess;
+}
+
+
+#endif /* MOE_SIMT_H */
