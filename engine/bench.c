@@ -17,6 +17,8 @@
 #define MOE_BENCH_PROMPT  128
 #define MOE_BENCH_TOKENS  64
 
+#define MOE_BENCH_WARM    512
+
 enum {
     MOE_BENCH_OPT_BATCH = 256,
     MOE_BENCH_OPT_PROMPT,
@@ -352,17 +354,23 @@ moe_bench_open(moe_bench_t *b, moe_err_t *err)
 }
 
 
-/* a short prompt that finds the weights' pages */
+/* prompts of so many tokens that every expert was read and its pages found */
 static int
 moe_bench_warm(moe_bench_t *b, moe_err_t *err)
 {
-    b->ended = 0;
-    moe_bench_submit(b, 0, b->o.prompt < MOE_BENCH_PROMPT ? b->o.prompt
-                                                          : MOE_BENCH_PROMPT);
+    uint32_t  n, prompt;
 
-    while (b->ended == 0) {
-        if (moe_gen_step(b->gen, err) < 0) {
-            return -1;
+    prompt = b->o.prompt < MOE_BENCH_WARM ? b->o.prompt : MOE_BENCH_WARM;
+
+    for (n = 0; n < MOE_BENCH_WARM; n += prompt) {
+
+        b->ended = 0;
+        moe_bench_submit(b, 0, prompt);
+
+        while (b->ended == 0) {
+            if (moe_gen_step(b->gen, err) < 0) {
+                return -1;
+            }
         }
     }
 
