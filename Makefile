@@ -31,9 +31,9 @@ UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(filter-out \
               $(if $(CUDA),,t/engine/test_cuda.c),$(wildcard t/engine/test_*.c)))
 
 
-.PHONY: help engine cuda-compile cuda-test module unit-build unit emulate \
-        sanitize fuzz clang deps-build deps-demo deps-test demo demo-stop test \
-        test-nginx test-live test-full install tokenizers clean
+.PHONY: help engine mpi cuda-compile cuda-test module unit-build unit emulate \
+        sanitize fuzz clang deps-build deps-mpi deps-demo deps-test demo \
+        demo-stop test test-nginx test-live test-full install tokenizers clean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
@@ -44,6 +44,18 @@ engine: $(BUILD)/moe-engine
 $(BUILD)/moe-engine: $(BUILD)/obj/engine/main.o $(LIB)
 	@echo "  LD   $@"
 	$(Q)$(CC) -o $@ $^ $(LDFLAGS) $(LDLIBS_)
+
+#: make mpi           build/moe_mpi.so, for ranks on several hosts (Open MPI)
+MPICC ?= mpicc
+MPI    = $(BUILD)/moe_mpi.so
+
+mpi: $(MPI)
+
+$(MPI): engine/ep/mpi/plugin.c engine/ep/link.h
+	@mkdir -p $(@D)
+	@echo "  MPI  $@"
+	$(Q)$(MPICC) -std=c17 -g $(OPT) $(WARN) -D_GNU_SOURCE -Iengine \
+	    -fvisibility=hidden -fPIC -shared -o $@ $<
 
 $(LIB): $(OBJS)
 	@echo "  AR   $@"
@@ -141,14 +153,17 @@ $(BUILD)/t/moe-puppet: t/tools/moe-puppet.c $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< $(LIB) $(LDFLAGS) $(LDLIBS_)
 
-unit-build: $(UNITS)
+# where there is no MPI, its tests say that they were skipped
+MPI_HERE = $(if $(shell command -v $(MPICC) 2>/dev/null),$(MPI))
+
+unit-build: $(UNITS) $(MPI_HERE)
 
 # the vocabularies that test_tokenizer compares us with the reference on
 
 tokenizers:
 	@tools/tokenizers/fetch.sh
 
-unit: tokenizers $(UNITS)
+unit: tokenizers $(UNITS) $(MPI_HERE)
 	@for t in $(UNITS); do echo "== $$t"; $$t || exit 1; done
 
 # AVX-512 in C and AVX2, so that it is tested where no processor has it; loops
@@ -205,7 +220,7 @@ clang:
 	$(MAKE) -j$(J) engine module unit-build CC=clang BUILD=$(BUILD)/clang
 
 #: make deps-test     the packages that the tests need (apt)
-deps-build deps-demo deps-test:
+deps-build deps-mpi deps-demo deps-test:
 	@tools/deps.sh $(@:deps-%=%)
 
 #: make demo          install, build, start and ask: http://127.0.0.1:8080
@@ -265,12 +280,16 @@ $(BUILD)/bench-ep: tools/bench/ep.c tools/bench/proc.h $(LIB)
 bench-ep: engine $(BUILD)/bench-ep
 	@tools/bench/ep.sh
 
-#: make install       engine, module, unit and configuration (DESTDIR, PREFIX)
+#: make install       engine, module, unit and configuration, what was built
+#:                    by make mpi too (DESTDIR, PREFIX)
 PREFIX  ?= /usr/local
 MODULES ?= /usr/share/nginx/modules
 
 install: engine module
 	install -D -m 755 $(BUILD)/moe-engine $(DESTDIR)$(PREFIX)/bin/moe-engine
+	if [ -f $(MPI) ]; then \
+	    install -D -m 644 $(MPI) $(DESTDIR)$(PREFIX)/lib/ngx_moe/moe_mpi.so; \
+	fi
 	install -D -m 644 $(BUILD)/ngx_http_moe_module.so \
 	    $(DESTDIR)$(MODULES)/ngx_http_moe_module.so
 	install -D -m 644 conf/moe_errors.conf \

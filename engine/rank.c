@@ -75,6 +75,8 @@ static void moe_rank_stats(moe_rank_t *r);
 static int moe_rank_wait(moe_rank_t *r, int timeout);
 static int moe_rank_follow(moe_rank_t *r, moe_err_t *err);
 static int moe_rank_regroup(moe_rank_t *r, moe_err_t *err);
+static int moe_rank_same(moe_rank_t *r, moe_err_t *err);
+static int moe_rank_leave(moe_rank_t *r, moe_err_t *err);
 static int moe_rank_doze(moe_rank_t *r);
 static int moe_rank_alone(const moe_rank_t *r);
 static int moe_rank_again(moe_rank_t *r, int rc, uint64_t *deadline);
@@ -121,8 +123,10 @@ moe_rank_main(const moe_rank_options_t *o, int fd)
     } else if ((rc = moe_rank_open(r, &err)) != 0) {
         moe_rank_decline(r, err.text);
 
-    } else if ((rc = moe_rank_join(r, &err)) == 0) {
-        rc = moe_rank_loop(r, &err);
+    } else if ((rc = moe_rank_join(r, &err)) == 0
+               && (rc = moe_rank_loop(r, &err)) == 0 && o->mpi != NULL)
+    {
+        rc = moe_rank_leave(r, &err);
     }
 
     if (rc != 0) {
@@ -152,6 +156,11 @@ moe_rank_open(moe_rank_t *r, moe_err_t *err)
                               err);
     if (r->model == NULL) {
         return -1;
+    }
+
+    if (r->o->mpi != NULL && r->exchange == NULL) {
+        return moe_err(err, "%s: the model has no experts to be spread",
+                       r->o->model_dir);
     }
 
     bytes = r->o->kv_bytes ? r->o->kv_bytes : moe_rank_kv_bytes(r);
@@ -193,7 +202,7 @@ moe_rank_model_options(moe_rank_t *r, moe_model_options_t *mo)
     mo->row_format = r->o->row_format;
     mo->mtp = r->o->draft != MOE_DRAFT_OFF;
 
-    if (r->o->shm) {
+    if (r->o->shm || r->o->mpi) {
         mo->exchange = moe_rank_exchange;
         mo->exchange_ctx = r;
         mo->exchange_ms = r->o->exchange_ms ? r->o->exchange_ms
@@ -207,13 +216,18 @@ moe_rank_exchange(void *ctx, const moe_exchange_shape_t *shape,
     moe_err_t *err)
 {
     moe_rank_t         *r;
+    moe_mpi_options_t   mo;
     moe_shm_options_t   so;
 
     r = ctx;
+    memset(&mo, 0, sizeof(mo));
     memset(&so, 0, sizeof(so));
     so.rank = r->o->rank;
+    mo.balance = r->o->balance;
 
-    r->exchange = moe_exchange_shm(r->o->shm, shape, &so, err);
+    r->exchange = r->o->mpi
+                  ? moe_exchange_mpi(r->o->mpi, shape, &mo, err)
+                  : moe_exchange_shm(r->o->shm, shape, &so, err);
 
     return r->exchange;
 }
@@ -315,6 +329,10 @@ moe_rank_join(moe_rank_t *r, moe_err_t *err)
         return moe_err(err, "the front's hello: %s", r->lane.why);
     }
 
+    if (r->o->mpi != NULL && moe_rank_same(r, err) != 0) {
+        return -1;
+    }
+
     memset(&hello, 0, sizeof(hello));
     hello.status = 200;
     hello.nmodels = 1;
@@ -376,7 +394,7 @@ moe_rank_loop(moe_rank_t *r, moe_err_t *err)
         }
 
         if (rc < 0) {
-            if (moe_rank_alone(r)) {
+            if (r->o->mpi == NULL && moe_rank_alone(r)) {
                 break;
             }
 
@@ -560,10 +578,35 @@ moe_rank_probes(moe_rank_t *r)
 }
 
 
+/* what the ranks' own balance has done; a front has its own otherwise */
+static void
+moe_rank_balance(moe_rank_t *r)
+{
+    moe_balance_figures_t  b;
+
+    moe_exchange_mpi_figures(r->exchange, &b);
+
+    if (b.version != r->stats.placements) {
+        moe_log(MOE_LOG_NOTICE, "experts placed version=%u nodes=%u "
+                "rows=%llu skew_before=%.3f skew=%.3f", b.version, b.nodes,
+                (unsigned long long) b.rows, b.before, b.after);
+    }
+
+    r->stats.placements = b.version;
+    r->stats.skew_before = (uint64_t) (b.before * 1000 + 0.5);
+    r->stats.skew = (uint64_t) (b.after * 1000 + 0.5);
+}
+
+
 static void
 moe_rank_stats(moe_rank_t *r)
 {
     moe_gen_stats(r->gen, &r->stats);
+
+    if (r->o->mpi != NULL) {
+        moe_rank_balance(r);
+    }
+
     r->stats.updated_us = moe_rank_now();
     moe_lane_stats_write(&r->lane, &r->stats);
 }
@@ -594,7 +637,7 @@ moe_rank_follow(moe_rank_t *r, moe_err_t *err)
 {
     moe_batch_t  none;
 
-    if (r->exchange == NULL || !moe_exchange_shm_asked(r->exchange)) {
+    if (r->exchange == NULL || !r->exchange->ops->asked(r->exchange)) {
         return 0;
     }
 
@@ -612,40 +655,84 @@ moe_rank_follow(moe_rank_t *r, moe_err_t *err)
 static int
 moe_rank_regroup(moe_rank_t *r, moe_err_t *err)
 {
-    uint64_t       now, deadline;
-    struct pollfd  pfds[2];
-
-    if (r->exchange == NULL || moe_model_late(r->model) == 0) {
+    if (r->exchange == NULL || r->o->mpi != NULL
+        || moe_model_late(r->model) == 0)
+    {
         return -1;
     }
 
     moe_log(MOE_LOG_WARN, "%s", err->text);
 
-    pfds[0].fd = r->fd;
-    pfds[0].events = 0;
-    pfds[1].fd = moe_exchange_shm_fd(r->exchange);
-    pfds[1].events = POLLIN;
-
-    now = moe_rank_now() / 1000;
-    deadline = now + (r->o->exchange_ms ? r->o->exchange_ms
-                                        : MOE_RANK_EXCHANGE);
-
-    while (!moe_exchange_shm_moved(r->exchange)) {
-
-        if (now >= deadline) {
-            return moe_err_prefix(err, "nobody says who goes on: ");
-        }
-
-        if (poll(pfds, 2, (int) (deadline - now)) > 0 && pfds[0].revents) {
-            return 0;
-        }
-
-        /* awake: takes what the descriptor has */
-        moe_exchange_shm_sleep(r->exchange, 0);
-        now = moe_rank_now() / 1000;
+    if (moe_exchange_shm_moved(r->exchange, r->fd,
+                               r->o->exchange_ms ? r->o->exchange_ms
+                                                 : MOE_RANK_EXCHANGE) < 0)
+    {
+        return moe_err_prefix(err, "nobody says who goes on: ");
     }
 
     return 0;
+}
+
+
+/* ranks on several hosts: the same files, or none of them joins */
+static int
+moe_rank_same(moe_rank_t *r, moe_err_t *err)
+{
+    int        rc;
+    uint8_t    mine[32], *all;
+    uint32_t   i, n;
+
+    n = r->o->mpi->nranks;
+    all = malloc((size_t) n * sizeof(mine));
+
+    if (all == NULL) {
+        return moe_err(err, "no memory for %u ranks", n);
+    }
+
+    moe_model_fingerprint(r->model, mine);
+    rc = moe_mpi_gather(r->o->mpi, mine, all, sizeof(mine), err);
+
+    for (i = 0; rc == 0 && i < n; i++) {
+        if (memcmp(all + i * sizeof(mine), mine, sizeof(mine)) != 0) {
+            rc = moe_err(err, "rank %u has another fingerprint than rank %u: "
+                         "other model files, or another moe-engine", i,
+                         r->o->rank);
+        }
+    }
+
+    free(all);
+
+    return rc;
+}
+
+
+/* the front has gone, others may not have: their steps need this rank's
+ * experts until all have left */
+static int
+moe_rank_leave(moe_rank_t *r, moe_err_t *err)
+{
+    moe_batch_t  none;
+
+    if (!r->o->ended(r->o->ended_ctx)) {
+        return moe_err(err, "the front has failed");
+    }
+
+    moe_log(MOE_LOG_INFO, "the front has left, steps go on for others");
+
+    memset(&none, 0, sizeof(none));
+    moe_exchange_mpi_leave(r->exchange);
+
+    for ( ;; ) {
+        if (moe_model_step(r->model, &none, NULL, err) != 0) {
+            return -1;
+        }
+
+        if (moe_exchange_mpi_over(r->exchange)) {
+            return 0;
+        }
+
+        (void) r->exchange->ops->doze(r->exchange, -1, -1);
+    }
 }
 
 
@@ -667,30 +754,11 @@ moe_rank_alone(const moe_rank_t *r)
 static int
 moe_rank_doze(moe_rank_t *r)
 {
-    int             n;
-    struct pollfd   pfds[2];
-
     if (r->exchange == NULL) {
         return moe_rank_wait(r, -1);
     }
 
-    pfds[0].fd = r->fd;
-    pfds[0].events = POLLIN;
-    pfds[1].fd = moe_exchange_shm_fd(r->exchange);
-    pfds[1].events = POLLIN;
-
-    moe_exchange_shm_sleep(r->exchange, 1);
-    n = 1;
-
-    if (!moe_exchange_shm_asked(r->exchange)) {
-        do {
-            n = poll(pfds, 2, -1);
-        } while (n == -1 && errno == EINTR);
-    }
-
-    moe_exchange_shm_sleep(r->exchange, 0);
-
-    return n > 0 ? 0 : -1;
+    return r->exchange->ops->doze(r->exchange, r->fd, -1);
 }
 
 

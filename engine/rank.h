@@ -47,7 +47,9 @@
  * With spread experts the ranks of an engine step together: one that has
  * nothing to compute joins the others' steps, and all of them sleep when none
  * has.  One that misses another waits until the front has published an epoch
- * without it, and does its step again.
+ * without it, and does its step again.  Ranks that a launcher has started do
+ * not: one that misses another ends, and so do all.  One whose front has gone
+ * computes for the others until all fronts have.
  */
 
 #ifndef MOE_RANK_H
@@ -57,6 +59,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ep/mpi.h"
 #include "ep/shm.h"
 #include "gen.h"
 #include "model/model.h"
@@ -66,7 +69,7 @@
 typedef struct {
     const char       *model_dir;
     uint32_t          rank;
-    uint32_t          nranks;
+    uint32_t          nranks;         /* that the front has */
     uint32_t          threads;        /* computing; 0: all it may run on */
     uint64_t          kv_bytes;       /* of KV pages; 0: from the memory of
                                        * the machine */
@@ -84,6 +87,15 @@ typedef struct {
     moe_row_format_e  row_format;
     moe_shm_t        *shm;            /* the segment of spread experts; NULL:
                                        * the rank has them all */
+    const moe_mpi_t  *mpi;            /* or the ranks that a launcher has
+                                       * started, and that have joined; NULL:
+                                       * none */
+    moe_mpi_balance_options_t
+                      balance;        /* mpi: of the experts */
+    int             (*ended)(void *ctx); /* mpi: asked once after the front
+                                       * has hung up: 1, it has done all it
+                                       * had to; 0, it has failed */
+    void             *ended_ctx;
     uint32_t          exchange_ms;    /* most that it waits for another rank;
                                        * 0: 10 s */
     _Atomic uint32_t *progress;       /* in shared memory: how much is loaded

@@ -13,6 +13,7 @@
 #include "main.h"
 #include "model/model.h"
 #include "run.h"
+#include "run_ranks.h"
 #include "text/detok.h"
 
 
@@ -27,6 +28,7 @@ enum {
     MOE_RUN_OPT_CHAT,
     MOE_RUN_OPT_THREADS,
     MOE_RUN_OPT_KERNELS,
+    MOE_RUN_OPT_RANKS,
     MOE_RUN_OPT_NO_DRAFTS
 };
 
@@ -39,6 +41,7 @@ typedef struct {
     double             temperature;
     uint32_t           tokens;
     uint32_t           threads;
+    uint32_t           ranks;
     unsigned           chat:1;
     unsigned           no_drafts:1;
     unsigned           has_seed:1;
@@ -49,6 +52,7 @@ typedef struct {
 typedef struct {
     moe_run_options_t  o;
     moe_text_t         text;
+    moe_run_ranks_t    ranks;
     moe_model_t       *model;
     moe_gen_t         *gen;
     moe_ids_t          ids;
@@ -68,7 +72,9 @@ typedef struct {
 static int moe_run_parse(moe_run_options_t *o, int argc, char **argv);
 static int moe_run_number(const char *name, const char *value, uint64_t max,
     uint64_t *n);
-static int moe_run_open(moe_run_t *r, moe_err_t *err);
+static int moe_run_ranks(moe_run_t *r, moe_err_t *err);
+static int moe_run_open(moe_run_t *r, const moe_model_options_t *mo,
+    moe_err_t *err);
 static int moe_run_progress(void *ctx, const char *what, uint32_t percent);
 static int moe_run_prompt(moe_run_t *r, moe_err_t *err);
 static int moe_run_input(moe_run_t *r, moe_err_t *err);
@@ -102,6 +108,9 @@ static const char  moe_run_help[] =
     "                       is printed); the same seed gives the same answer\n"
     "  --threads N          computing threads (default: all cores)\n"
     "  --kernels NAME       plain, avx2 or avx512 (default: the fastest)\n"
+    "  --ranks N            processes that the model's experts are spread\n"
+    "                       over, up to 16 (default: 1; under mpirun or srun\n"
+    "                       as many as those have started)\n"
     "  --no-drafts          one token a step, also where the model has an MTP\n"
     "                       layer; the answer is the same\n"
     "\n"
@@ -120,6 +129,7 @@ static const struct option  moe_run_long[] = {
     { "chat", no_argument, NULL, MOE_RUN_OPT_CHAT },
     { "threads", required_argument, NULL, MOE_RUN_OPT_THREADS },
     { "kernels", required_argument, NULL, MOE_RUN_OPT_KERNELS },
+    { "ranks", required_argument, NULL, MOE_RUN_OPT_RANKS },
     { "no-drafts", no_argument, NULL, MOE_RUN_OPT_NO_DRAFTS },
     { "help", no_argument, NULL, 'h' },
     { NULL, 0, NULL, 0 }
@@ -140,14 +150,10 @@ moe_run_main(int argc, char **argv)
         return rc > 0 ? 0 : MOE_EXIT_USAGE;
     }
 
-    rc = 0;
+    rc = moe_run_ranks(&r, &err);
 
-    if (moe_run_open(&r, &err) != 0
-        || moe_run_prompt(&r, &err) != 0
-        || moe_run_answer(&r, &err) != 0)
-    {
+    if (rc < 0) {
         fprintf(stderr, "moe-engine run: %s\n", err.text);
-        rc = MOE_EXIT_ERROR;
     }
 
     moe_gen_destroy(r.gen);
@@ -156,7 +162,37 @@ moe_run_main(int argc, char **argv)
     moe_ids_free(&r.ids);
     free(r.input);
 
-    return rc;
+    return moe_run_ranks_stop(&r.ranks, rc < 0 ? MOE_EXIT_ERROR : 0);
+}
+
+
+/* what this process is to do, of all that compute */
+static int
+moe_run_ranks(moe_run_t *r, moe_err_t *err)
+{
+    int                  rc;
+    moe_model_options_t  mo;
+
+    memset(&mo, 0, sizeof(mo));
+    mo.threads = r->o.threads;
+    mo.kernels = r->o.kernels;
+    mo.mtp = !r->o.no_drafts;
+
+    rc = moe_run_ranks_start(&r->ranks, r->o.ranks, r->o.dir, &mo, err);
+
+    if (rc == 1) {
+        return moe_run_ranks_follow(&r->ranks, r->o.dir, &mo, err);
+    }
+
+    if (rc != 0
+        || moe_run_open(r, &mo, err) != 0
+        || moe_run_prompt(r, err) != 0
+        || moe_run_answer(r, err) != 0)
+    {
+        return -1;
+    }
+
+    return moe_run_ranks_leave(&r->ranks, r->model, err);
 }
 
 
@@ -231,6 +267,14 @@ moe_run_parse(moe_run_options_t *o, int argc, char **argv)
             o->kernels = optarg;
             break;
 
+        case MOE_RUN_OPT_RANKS:
+            if (moe_run_number("ranks", optarg, MOE_LINK_RANKS, &n) != 0) {
+                return -1;
+            }
+
+            o->ranks = (uint32_t) n;
+            break;
+
         case MOE_RUN_OPT_NO_DRAFTS:
             o->no_drafts = 1;
             break;
@@ -285,20 +329,13 @@ moe_run_number(const char *name, const char *value, uint64_t max, uint64_t *n)
 
 
 static int
-moe_run_open(moe_run_t *r, moe_err_t *err)
+moe_run_open(moe_run_t *r, const moe_model_options_t *mo, moe_err_t *err)
 {
-    moe_model_options_t  mo;
-
     if (moe_text_load(&r->text, r->o.dir, NULL, 0, err) != 0) {
         return -1;
     }
 
-    memset(&mo, 0, sizeof(mo));
-    mo.threads = r->o.threads;
-    mo.kernels = r->o.kernels;
-    mo.mtp = !r->o.no_drafts;
-
-    r->model = moe_model_open(r->o.dir, &mo, moe_run_progress, NULL, err);
+    r->model = moe_model_open(r->o.dir, mo, moe_run_progress, NULL, err);
 
     return r->model != NULL ? 0 : -1;
 }

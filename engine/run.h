@@ -1,5 +1,5 @@
 /*
- * run: one prompt in the terminal.  No nginx, no sockets, no other process.
+ * run: one prompt in the terminal.  No nginx, no front, no sockets.
  */
 
 #ifndef MOE_RUN_H

@@ -1,23 +1,26 @@
 #!/bin/sh
 #
-# deps.sh build|demo|test: installs the Debian packages that this part of the
-# Makefile needs, those of them that are not there yet.
+# deps.sh build|mpi|demo|test: installs the Debian packages that this part of
+# the Makefile needs, those of them that are not there yet.
 
 set -eu
 
 build="gcc make pkg-config libc6-dev libjansson-dev libpcre2-dev libssl-dev
        libutf8proc-dev nginx nginx-dev"
+mpi="$build libopenmpi-dev openmpi-bin"
 demo="$build curl jq ca-certificates procps"
-test="$demo g++ clang llvm libclang-rt-14-dev libcmocka-dev libsimde-dev
-      valgrind patchelf perl libwww-perl libtest-base-perl libtext-diff-perl
-      liblist-moreutils-perl libipc-run-perl libio-socket-ssl-perl
+test="$demo $mpi iproute2 g++ clang llvm libclang-rt-14-dev
+      libcmocka-dev libsimde-dev valgrind patchelf perl libwww-perl libtest-base-perl
+      libtext-diff-perl liblist-moreutils-perl libipc-run-perl
+      libio-socket-ssl-perl
       libtest-longstring-perl npm python3 python3-pip xz-utils"
 
 case "${1:-}" in
 build) want=$build ;;
+mpi)   want=$mpi ;;
 demo)  want=$demo ;;
 test)  want=$test ;;
-*)     echo "usage: deps.sh build|demo|test" >&2; exit 2 ;;
+*)     echo "usage: deps.sh build|mpi|demo|test" >&2; exit 2 ;;
 esac
 
 # npm and pip may have come in other ways

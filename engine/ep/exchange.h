@@ -16,6 +16,9 @@
  *
  * Each call has a deadline (milliseconds of CLOCK_MONOTONIC) and returns
  * MOE_EXCHANGE_LATE with the set of ranks that did not answer.
+ *
+ * Ranks step together.  One that has nothing to compute dozes until it is
+ * asked, and then joins the others' step with no rows.
  */
 
 #ifndef MOE_EXCHANGE_H
@@ -78,6 +81,15 @@ typedef struct {
                    moe_expert_result_t *result, uint64_t *late,
                    moe_err_t *err);
     void (*close)(moe_exchange_t *x);
+
+    /* both NULL where there is no other rank */
+
+    /* whether another rank has begun a step that this one is to join */
+    int (*asked)(moe_exchange_t *x);
+
+    /* sleep of a rank without work, until it is asked or fd is readable or
+     * hangs up: 0, or -1 after timeout ms (-1: none) */
+    int (*doze)(moe_exchange_t *x, int fd, int timeout);
 } moe_exchange_ops_t;
 
 /* a transport's own structure begins with this */
@@ -102,6 +114,9 @@ typedef struct {
 /* One rank that has all experts: no transport.  NULL on failure. */
 moe_exchange_t *moe_exchange_local(const moe_exchange_shape_t *shape,
     moe_err_t *err);
+
+/* what deadlines are compared with */
+uint64_t moe_exchange_now(void);
 
 /* "f32", "bf16": part of the fingerprint */
 const char *moe_row_format_name(moe_row_format_e format);

@@ -1,6 +1,18 @@
 #include <string.h>
+#include <time.h>
 
 #include "ep/exchange.h"
+
+
+uint64_t
+moe_exchange_now(void)
+{
+    struct timespec  ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000;
+}
 
 
 const char *

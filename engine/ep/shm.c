@@ -11,7 +11,6 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "ep/shm_parts.h"
@@ -25,17 +24,6 @@ enum {
 
 static int map(moe_shm_t *shm, moe_err_t *err);
 static void lay_out(moe_shm_t *shm);
-
-
-static uint64_t
-now_ms(void)
-{
-    struct timespec  ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-
-    return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000;
-}
 
 
 static void
@@ -111,8 +99,8 @@ lines(size_t bytes)
 static void
 lay_out(moe_shm_t *shm)
 {
-    size_t                       list, counts, page;
-    uint32_t                     fixed, n;
+    size_t                       page;
+    uint32_t                     n;
     const moe_exchange_shape_t  *s;
 
     s = &shm->shape;
@@ -122,19 +110,7 @@ lay_out(moe_shm_t *shm)
     /* one rank may be all that is left */
     shm->n_local_cap = s->n_experts;
 
-    /* twice the slots of a plain placement: replicas */
-    fixed = 2 * ((s->n_experts + n - 1) / n)
-            * (s->max_rows < MOE_SHM_FIXED_ROWS ? s->max_rows
-                                                : MOE_SHM_FIXED_ROWS);
-
-    shm->row_bytes = lines(moe_row_format_bytes(s->format, s->hidden));
-    shm->rows_cap = s->max_rows > fixed ? s->max_rows : fixed;
-    shm->results_cap = s->max_rows * s->top_k > fixed
-                       ? s->max_rows * s->top_k : fixed;
-
-    list = (size_t) s->max_rows * s->top_k * sizeof(moe_shm_entry_t);
-    counts = (size_t) s->n_experts * sizeof(uint32_t);
-    shm->list_bytes = lines(list > counts ? list : counts);
+    moe_parcel_size(&shm->size, s, n);
 
     shm->bells = sizeof(moe_shm_head_t);
     shm->steps = shm->bells + n * sizeof(moe_shm_bell_t);
@@ -150,9 +126,9 @@ lay_out(moe_shm_t *shm)
                                * sizeof(uint64_t));
     shm->payload = (shm->payload + page - 1) / page * page;
 
-    shm->pair_bytes = shm->list_bytes
-                      + ((size_t) shm->rows_cap + shm->results_cap)
-                        * shm->row_bytes;
+    shm->pair_bytes = shm->size.list_bytes
+                      + ((size_t) shm->size.rows_cap + shm->size.results_cap)
+                        * shm->size.row_bytes;
     shm->pair_bytes = (shm->pair_bytes + page - 1) / page * page;
 
     shm->bytes = shm->payload + n * n * MOE_SHM_TURNS * shm->pair_bytes;
@@ -273,7 +249,8 @@ moe_shm_payload(const moe_shm_t *shm, moe_shm_stage_e stage, uint32_t from,
                                    * shm->pair_bytes;
 
     return stage == MOE_SHM_ROWS
-           ? p : p + shm->list_bytes + shm->rows_cap * shm->row_bytes;
+           ? p : p + shm->size.list_bytes
+                 + shm->size.rows_cap * shm->size.row_bytes;
 }
 
 
@@ -452,7 +429,7 @@ is_over(const moe_shm_t *shm, uint32_t rank, uint32_t left, uint64_t tag,
     state = atomic_load(&moe_shm_head(shm)->state);
 
     if (moe_shm_epoch(state) == moe_shm_epoch(tag) && !moe_shm_gone(state)
-        && deadline != UINT64_MAX && now_ms() >= deadline)
+        && deadline != UINT64_MAX && moe_exchange_now() >= deadline)
     {
         lose(shm, moe_shm_epoch(tag), guilty(shm, rank, left));
         state = atomic_load(&moe_shm_head(shm)->state);
@@ -474,7 +451,7 @@ doze_ms(uint64_t deadline)
 {
     uint64_t  now;
 
-    now = now_ms();
+    now = moe_exchange_now();
 
     if (deadline <= now) {
         return 1;

@@ -30,12 +30,12 @@
 
 #include "base/err.h"
 #include "ep/exchange.h"
+#include "ep/parcels.h"
 #include "ep/spread.h"
 
 
 enum {
-    MOE_SHM_RANKS = 16,
-    MOE_SHM_FIXED_ROWS = 32
+    MOE_SHM_RANKS = 16
 };
 
 
@@ -46,7 +46,7 @@ typedef struct {
     moe_replica_e         replica;
     uint32_t              fixed_rows;   /* steps in which no rank has more
                                          * rows are of fixed capacity, up to
-                                         * MOE_SHM_FIXED_ROWS; 0: none */
+                                         * MOE_PARCEL_FIXED_ROWS; 0: none */
     moe_ep_placement_t   *placement;    /* NULL: plain, over all ranks; else
                                          * the exchange's once it is there */
 } moe_shm_options_t;
@@ -95,17 +95,11 @@ int moe_exchange_shm_place(moe_exchange_t *x, moe_ep_placement_t *p,
 /* The version that steps run with. */
 uint32_t moe_exchange_shm_placed(const moe_exchange_t *x);
 
-/* Whether another epoch is published than the one of the last step. */
-int moe_exchange_shm_moved(const moe_exchange_t *x);
-
 /*
- * Sleep of a rank without work.  The descriptor becomes readable when another
- * rank begins a step while this one has said that it sleeps; the rank says so,
- * looks whether it is asked already (1), waits, and says that it is awake.
+ * Until another epoch is published than the one of the last step: 1; 0 when
+ * fd hangs up before, -1 after ms milliseconds.
  */
-int moe_exchange_shm_fd(const moe_exchange_t *x);
-int moe_exchange_shm_asked(const moe_exchange_t *x);
-void moe_exchange_shm_sleep(moe_exchange_t *x, int asleep);
+int moe_exchange_shm_moved(moe_exchange_t *x, int fd, uint64_t ms);
 
 
 #endif /* MOE_SHM_H */

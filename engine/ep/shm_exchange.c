@@ -4,43 +4,20 @@
  * Every number read from the segment is copied once and then checked.
  */
 
+#include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 
 #include "ep/board.h"
 #include "ep/shm_parts.h"
 
 
-/* a row that another rank (or this one) has here */
-typedef struct {
-    uint32_t  expert;       /* slot of this rank */
-    uint32_t  row;          /* where it is in the message */
-    uint32_t  back;         /* where its result goes in the reply */
-    uint32_t  at;           /* row of the work */
-} item_t;
-
-/* where the result of a (row, slot) of this rank will be */
-typedef struct {
-    uint32_t  rank;
-    uint32_t  back;
-} sent_t;
-
-/* one message being written */
-typedef struct {
-    uint8_t   *payload;
-    uint8_t   *rows;
-    uint32_t   n;
-    uint32_t   nrows;
-    uint32_t   last;        /* row sent last, + 1 */
-} to_t;
-
 typedef struct {
     moe_exchange_t        base;
     moe_shm_t            *shm;
     uint32_t              rank;
-    moe_replica_e         replica;
     uint32_t              fixed_rows;
 
     moe_ep_placement_t   *placement;
@@ -51,29 +28,7 @@ typedef struct {
     uint32_t              members;
     uint32_t              number;       /* of the exchange in this epoch */
 
-    /* of the step */
-    uint32_t              rows[MOE_SHM_RANKS];
-    uint32_t              capacity;     /* rows an expert; 0: counted */
-
-    /* of the layer */
-    uint32_t              layer;
-    uint32_t              nrows;
-    uint32_t              nwork;
-    to_t                  to[MOE_SHM_RANKS];
-    uint32_t              nitems[MOE_SHM_RANKS];
-
-    item_t               *items[MOE_SHM_RANKS];     /* [max_rows * top_k] */
-    sent_t               *sent;         /* [max_rows * top_k] */
-    uint32_t             *at;           /* [max_rows * top_k] 0, 1, ... */
-    uint32_t             *count;        /* [nranks * n_experts] */
-    moe_expert_rows_t    *experts;      /* [n_experts] */
-    float                *work;         /* [nranks * max_rows * top_k]
-                                         * [hidden] */
-    float                *out;
-    float                *y;            /* [max_rows * top_k][hidden] */
-
-    void                 *base_mem;     /* one mapping */
-    size_t                bytes;
+    moe_parcels_t         parcels;
 } shm_t;
 
 
@@ -85,82 +40,24 @@ static int shm_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
 static int shm_combine(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
     moe_expert_result_t *result, uint64_t *late, moe_err_t *err);
 static void shm_close(moe_exchange_t *x);
+static int shm_asked(moe_exchange_t *x);
+static int shm_doze(moe_exchange_t *x, int fd, int timeout);
 
 
 static const moe_exchange_ops_t  shm_ops = {
     .begin = shm_begin,
     .dispatch = shm_dispatch,
     .combine = shm_combine,
-    .close = shm_close
+    .close = shm_close,
+    .asked = shm_asked,
+    .doze = shm_doze
 };
-
-
-static void *
-carve(shm_t *x, size_t *at, size_t n, size_t each)
-{
-    void  *p;
-
-    p = x->base_mem ? (char *) x->base_mem + *at : NULL;
-    *at += (n * each + 63) / 64 * 64;
-
-    return p;
-}
-
-
-static size_t
-lay_out(shm_t *x)
-{
-    size_t                       at, slots, row;
-    uint32_t                     r;
-    const moe_exchange_shape_t  *s;
-
-    s = &x->shm->shape;
-    at = 0;
-    slots = (size_t) s->max_rows * s->top_k;
-    row = s->hidden * sizeof(float);
-
-    for (r = 0; r < x->shm->nranks; r++) {
-        x->items[r] = carve(x, &at, slots, sizeof(item_t));
-    }
-
-    x->sent = carve(x, &at, slots, sizeof(sent_t));
-    x->at = carve(x, &at, slots, sizeof(uint32_t));
-    x->count = carve(x, &at, (size_t) x->shm->nranks * s->n_experts,
-                     sizeof(uint32_t));
-    x->experts = carve(x, &at, s->n_experts, sizeof(moe_expert_rows_t));
-    x->work = carve(x, &at, x->shm->nranks * slots, row);
-    x->out = carve(x, &at, x->shm->nranks * slots, row);
-    x->y = carve(x, &at, slots, row);
-
-    return at;
-}
-
-
-static int
-check_placement(const shm_t *x, const moe_ep_placement_t *p, moe_err_t *err)
-{
-    const moe_exchange_shape_t  *s;
-
-    s = &x->shm->shape;
-
-    if (p->version == 0 || p->n_ranks != x->shm->nranks
-        || p->n_experts != s->n_experts || p->n_layers != s->n_layers)
-    {
-        return moe_err(err, "exchange: placement %u of %u experts, %u layers "
-                       "on %u ranks is not this model's", p->version,
-                       p->n_experts, p->n_layers, p->n_ranks);
-    }
-
-    return 0;
-}
 
 
 static int
 set_up(shm_t *x, const moe_exchange_shape_t *shape,
     const moe_shm_options_t *o, moe_err_t *err)
 {
-    uint32_t  i;
-
     if (o->rank >= x->shm->nranks
         || memcmp(shape, &x->shm->shape, sizeof(*shape)) != 0)
     {
@@ -168,24 +65,12 @@ set_up(shm_t *x, const moe_exchange_shape_t *shape,
                        "fit the segment", o->rank, x->shm->nranks);
     }
 
-    if (o->placement != NULL && check_placement(x, o->placement, err) != 0) {
+    if (moe_parcels_init(&x->parcels, shape, x->shm->nranks, o->rank,
+                         o->replica, err) != 0
+        || (o->placement != NULL
+            && moe_parcels_check(&x->parcels, o->placement, err) != 0))
+    {
         return -1;
-    }
-
-    x->bytes = lay_out(x);
-    x->base_mem = mmap(NULL, x->bytes, PROT_READ|PROT_WRITE,
-                       MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE, -1, 0);
-
-    if (x->base_mem == MAP_FAILED) {
-        x->base_mem = NULL;
-        return moe_err(err, "exchange: out of memory for %u rows",
-                       shape->max_rows);
-    }
-
-    lay_out(x);
-
-    for (i = 0; i < shape->max_rows * shape->top_k; i++) {
-        x->at[i] = i;
     }
 
     x->placement = o->placement;
@@ -211,9 +96,8 @@ moe_exchange_shm(moe_shm_t *shm, const moe_exchange_shape_t *shape,
     x->base.nranks = shm->nranks;
     x->shm = shm;
     x->rank = o->rank;
-    x->replica = o->replica;
-    x->fixed_rows = o->fixed_rows < MOE_SHM_FIXED_ROWS ? o->fixed_rows
-                                                       : MOE_SHM_FIXED_ROWS;
+    x->fixed_rows = o->fixed_rows < MOE_PARCEL_FIXED_ROWS
+                    ? o->fixed_rows : MOE_PARCEL_FIXED_ROWS;
 
     if (set_up(x, shape, o, err) != 0) {
         shm_close(&x->base);
@@ -229,10 +113,7 @@ shm_close(moe_exchange_t *base)
 {
     shm_t  *x = (shm_t *) base;
 
-    if (x->base_mem != NULL) {
-        munmap(x->base_mem, x->bytes);
-    }
-
+    moe_parcels_free(&x->parcels);
     moe_ep_placement_free(x->placement);
     moe_ep_placement_free(x->next);
     free(x);
@@ -250,7 +131,7 @@ moe_exchange_shm_place(moe_exchange_t *base, moe_ep_placement_t *p,
                        x->next->version);
     }
 
-    if (check_placement(x, p, err) != 0) {
+    if (moe_parcels_check(&x->parcels, p, err) != 0) {
         return -1;
     }
 
@@ -269,39 +150,6 @@ moe_exchange_shm_placed(const moe_exchange_t *base)
 }
 
 
-int
-moe_exchange_shm_fd(const moe_exchange_t *base)
-{
-    const shm_t  *x = (const shm_t *) base;
-
-    return x->shm->fds[x->rank];
-}
-
-
-void
-moe_exchange_shm_sleep(moe_exchange_t *base, int asleep)
-{
-    shm_t      *x = (shm_t *) base;
-    eventfd_t   n;
-
-    atomic_store(&moe_shm_bell(x->shm, x->rank)->sleeps, asleep != 0);
-
-    if (!asleep) {
-        eventfd_read(x->shm->fds[x->rank], &n);
-    }
-}
-
-
-int
-moe_exchange_shm_moved(const moe_exchange_t *base)
-{
-    const shm_t  *x = (const shm_t *) base;
-
-    return moe_shm_epoch(atomic_load(&moe_shm_head(x->shm)->state))
-           != x->epoch;
-}
-
-
 static uint64_t
 tag(const shm_t *x)
 {
@@ -309,8 +157,8 @@ tag(const shm_t *x)
 }
 
 
-int
-moe_exchange_shm_asked(const moe_exchange_t *base)
+static int
+shm_asked(moe_exchange_t *base)
 {
     uint32_t      r, turn;
     uint64_t      state, next;
@@ -338,41 +186,99 @@ moe_exchange_shm_asked(const moe_exchange_t *base)
 }
 
 
+/* the descriptor becomes readable when another rank begins a step while this
+ * one has said that it sleeps */
+static void
+sleeps(shm_t *x, int asleep)
+{
+    eventfd_t  n;
+
+    atomic_store(&moe_shm_bell(x->shm, x->rank)->sleeps, asleep);
+
+    if (!asleep) {
+        eventfd_read(x->shm->fds[x->rank], &n);
+    }
+}
+
+
+static int
+shm_doze(moe_exchange_t *base, int fd, int timeout)
+{
+    int             n;
+    shm_t          *x = (shm_t *) base;
+    struct pollfd   pfds[2];
+
+    pfds[0].fd = fd;
+    pfds[0].events = POLLIN;
+    pfds[1].fd = x->shm->fds[x->rank];
+    pfds[1].events = POLLIN;
+
+    sleeps(x, 1);
+    n = 1;
+
+    if (!shm_asked(base)) {
+        do {
+            n = poll(pfds, 2, timeout);
+        } while (n == -1 && errno == EINTR);
+    }
+
+    sleeps(x, 0);
+
+    return n > 0 ? 0 : -1;
+}
+
+
+static int
+has_moved(const shm_t *x)
+{
+    return moe_shm_epoch(atomic_load(&moe_shm_head(x->shm)->state))
+           != x->epoch;
+}
+
+
+int
+moe_exchange_shm_moved(moe_exchange_t *base, int fd, uint64_t ms)
+{
+    shm_t          *x = (shm_t *) base;
+    uint64_t        now, deadline;
+    struct pollfd   pfds[2];
+
+    pfds[0].fd = fd;
+    pfds[0].events = 0;
+    pfds[1].fd = x->shm->fds[x->rank];
+    pfds[1].events = POLLIN;
+
+    now = moe_exchange_now();
+    deadline = now + ms;
+
+    while (!has_moved(x)) {
+
+        if (now >= deadline) {
+            return -1;
+        }
+
+        if (poll(pfds, 2, (int) (deadline - now)) > 0 && pfds[0].revents) {
+            return 0;
+        }
+
+        /* takes what the descriptor has */
+        sleeps(x, 0);
+        now = moe_exchange_now();
+    }
+
+    return 1;
+}
+
+
 /* an exchange that cannot go on: nobody waits for this rank */
 static int
 give_up(shm_t *x)
 {
-    if (moe_shm_epoch(atomic_load(&moe_shm_head(x->shm)->state)) == x->epoch)
-    {
+    if (!has_moved(x)) {
         moe_shm_lost(x->shm, x->rank);
     }
 
     return MOE_EXCHANGE_ERROR;
-}
-
-
-static void
-name_late(const shm_t *x, uint64_t late, const char *what, moe_err_t *err)
-{
-    char      list[MOE_SHM_RANKS * 4];
-    size_t    n;
-    uint32_t  r;
-
-    list[0] = '\0';
-    n = 0;
-
-    for (r = 0; r < x->shm->nranks; r++) {
-        if (late >> r & 1) {
-            list[n++] = ' ';
-            if (r > 9) {
-                list[n++] = (char) ('0' + r / 10);
-            }
-            list[n++] = (char) ('0' + r % 10);
-            list[n] = '\0';
-        }
-    }
-
-    moe_err(err, "exchange: no %s from rank%s", what, list);
 }
 
 
@@ -451,22 +357,24 @@ static int
 agree(shm_t *x, uint32_t turn, uint64_t *late, moe_err_t *err)
 {
     uint32_t         r, max, placed, next, fixed, mine, wish, theirs;
+    moe_parcels_t   *p;
     moe_shm_step_t  *s;
 
+    p = &x->parcels;
     max = 0;
     fixed = x->fixed_rows;
     mine = x->next ? x->next->version : 0;
     next = mine;
 
     for (r = 0; r < x->shm->nranks; r++) {
-        x->rows[r] = 0;
+        p->rows[r] = 0;
 
         if (!(x->members >> r & 1)) {
             continue;
         }
 
         s = moe_shm_step(x->shm, r, turn);
-        x->rows[r] = load(&s->rows);
+        p->rows[r] = load(&s->rows);
         placed = load(&s->placed);
         wish = load(&s->fixed_rows);
         theirs = load(&s->next);
@@ -475,23 +383,23 @@ agree(shm_t *x, uint32_t turn, uint64_t *late, moe_err_t *err)
 
         if (atomic_load(&s->tag) != tag(x)) {
             *late = 1ull << r;
-            name_late(x, *late, "step", err);
+            moe_parcels_late(*late, "step", err);
             return MOE_EXCHANGE_LATE;
         }
 
         fixed = wish < fixed ? wish : fixed;
         next = theirs == mine ? next : 0;
 
-        if (x->rows[r] > x->shm->shape.max_rows
+        if (p->rows[r] > x->shm->shape.max_rows
             || placed != x->placement->version)
         {
             moe_err(err, "exchange: rank %u has %u rows, at most %u, and "
-                    "placement %u where it is %u", r, x->rows[r],
+                    "placement %u where it is %u", r, p->rows[r],
                     x->shm->shape.max_rows, placed, x->placement->version);
             return give_up(x);
         }
 
-        max = x->rows[r] > max ? x->rows[r] : max;
+        max = p->rows[r] > max ? p->rows[r] : max;
     }
 
     if (next != 0) {
@@ -500,14 +408,8 @@ agree(shm_t *x, uint32_t turn, uint64_t *late, moe_err_t *err)
         x->next = NULL;
     }
 
-    x->capacity = 0;
-
-    if (max <= fixed
-        && (uint64_t) max * x->placement->n_local <= x->shm->rows_cap
-        && (uint64_t) max * x->placement->n_local <= x->shm->results_cap)
-    {
-        x->capacity = max;
-    }
+    p->placement = x->placement;
+    p->capacity = moe_parcels_capacity(p, max, fixed);
 
     return 0;
 }
@@ -579,7 +481,7 @@ shm_begin(moe_exchange_t *base, uint32_t nrows, uint64_t deadline,
                       deadline, late);
 
     if (rc != MOE_EXCHANGE_OK) {
-        name_late(x, *late, "step", err);
+        moe_parcels_late(*late, "step", err);
         return rc;
     }
 
@@ -587,114 +489,31 @@ shm_begin(moe_exchange_t *base, uint32_t nrows, uint64_t deadline,
 }
 
 
-/* a message for each rank, to be written */
+/* a parcel for each rank, to be written */
 static void
-open_messages(shm_t *x, uint32_t turn)
+open_parcels(shm_t *x, uint32_t turn)
 {
-    uint32_t  r;
+    uint32_t       r;
+    moe_parcel_t  *to;
 
-    memset(x->to, 0, sizeof(x->to));
+    moe_parcels_open(&x->parcels);
 
     for (r = 0; r < x->shm->nranks; r++) {
         if (x->members >> r & 1) {
-            x->to[r].payload = moe_shm_payload(x->shm, MOE_SHM_ROWS, x->rank,
-                                               r, turn);
-            x->to[r].rows = x->to[r].payload + x->shm->list_bytes;
+            to = &x->parcels.to[r];
+            to->list = moe_shm_payload(x->shm, MOE_SHM_ROWS, x->rank, r,
+                                       turn);
+            to->rows = to->list + x->shm->size.list_bytes;
         }
     }
-
-    memset(x->count, 0, (size_t) x->shm->nranks * x->placement->n_local
-                        * sizeof(uint32_t));
-}
-
-
-/* row i goes to slot p: where its result will be in the reply */
-static int
-put_row(shm_t *x, uint32_t i, const float *row, uint32_t p, uint32_t *back,
-    moe_err_t *err)
-{
-    to_t             *to;
-    uint32_t          local, place;
-    moe_shm_entry_t  *list;
-
-    to = &x->to[p / x->placement->n_local];
-    local = p % x->placement->n_local;
-
-    if (to->payload == NULL) {
-        return moe_err(err, "exchange: slot %u is on no member", p);
-    }
-
-    if (x->capacity) {
-        if (x->count[p] == x->capacity) {
-            return moe_err(err, "exchange: more than %u rows for slot %u",
-                           x->capacity, p);
-        }
-
-        place = local * x->capacity + x->count[p]++;
-        *back = place;
-        to->n++;
-
-    } else {
-        place = to->last == i + 1 ? to->nrows - 1 : to->nrows++;
-        list = (moe_shm_entry_t *) to->payload;
-        list[to->n] = (moe_shm_entry_t) { place, local };
-        *back = to->n++;
-
-        if (to->last == i + 1) {
-            return 0;
-        }
-
-        to->last = i + 1;
-    }
-
-    moe_row_format_pack(x->base.format, to->rows + place * x->shm->row_bytes,
-                        row, x->shm->shape.hidden);
-
-    return 0;
-}
-
-
-static int
-pack(shm_t *x, const float *rows, const uint32_t *experts, moe_err_t *err)
-{
-    size_t    hidden;
-    uint32_t  i, k, p, top_k;
-
-    hidden = x->shm->shape.hidden;
-    top_k = x->shm->shape.top_k;
-
-    for (i = 0; i < x->nrows; i++) {
-        for (k = i * top_k; k < (i + 1) * top_k; k++) {
-
-            if (experts[k] >= x->shm->shape.n_experts) {
-                return moe_err(err, "exchange: no expert %u", experts[k]);
-            }
-
-            p = moe_ep_placement_slot(x->placement, x->layer, experts[k],
-                                      x->rank, i, x->replica);
-            x->sent[k].rank = p / x->placement->n_local;
-
-            if (put_row(x, i, rows + i * hidden, p, &x->sent[k].back, err)
-                != 0)
-            {
-                return -1;
-            }
-        }
-    }
-
-    return 0;
 }
 
 
 static void
-send_messages(shm_t *x, moe_shm_stage_e stage, uint32_t turn)
+send_parcels(shm_t *x, moe_shm_stage_e stage, uint32_t turn)
 {
-    size_t           counts;
-    uint32_t         r, n;
+    uint32_t         r;
     moe_shm_slot_t  *slot;
-
-    n = x->placement->n_local;
-    counts = n * sizeof(uint32_t);
 
     for (r = 0; r < x->shm->nranks; r++) {
         if (!(x->members >> r & 1)) {
@@ -702,15 +521,11 @@ send_messages(shm_t *x, moe_shm_stage_e stage, uint32_t turn)
         }
 
         slot = moe_shm_slot(x->shm, stage, x->rank, r, turn);
-        slot->layer = x->layer;
+        slot->layer = x->parcels.layer;
 
         if (stage == MOE_SHM_ROWS) {
-            slot->nrows = x->to[r].nrows;
-            slot->n = x->to[r].n;
-
-            if (x->capacity) {
-                memcpy(x->to[r].payload, x->count + (size_t) r * n, counts);
-            }
+            slot->nrows = x->parcels.to[r].nrows;
+            slot->n = x->parcels.to[r].n;
         }
 
         atomic_store(&slot->tag, tag(x));
@@ -722,103 +537,29 @@ send_messages(shm_t *x, moe_shm_stage_e stage, uint32_t turn)
 }
 
 
-/* the rows that rank has for us, as a list of x->items[rank] */
 static int
-read_counted(shm_t *x, uint32_t rank, uint32_t nrows, uint32_t n,
-    const uint8_t *payload, moe_err_t *err)
+read_parcels(shm_t *x, uint32_t turn, moe_err_t *err)
 {
-    item_t                 *item;
-    uint32_t                i;
-    moe_shm_entry_t         e;
-    const moe_shm_entry_t  *list;
-
-    list = (const moe_shm_entry_t *) payload;
-
-    if (nrows > x->rows[rank] || n > nrows * x->shm->shape.top_k) {
-        return moe_err(err, "exchange: rank %u sends %u rows, %u entries of "
-                       "a step of %u", rank, nrows, n, x->rows[rank]);
-    }
-
-    for (i = 0; i < n; i++) {
-        memcpy(&e, &list[i], sizeof(e));
-
-        if (e.row >= nrows || e.expert >= x->placement->n_local) {
-            return moe_err(err, "exchange: rank %u sends row %u of %u for "
-                           "slot %u", rank, e.row, nrows, e.expert);
-        }
-
-        item = &x->items[rank][i];
-        item->expert = e.expert;
-        item->row = e.row;
-        item->back = i;
-    }
-
-    x->nitems[rank] = n;
-
-    return 0;
-}
-
-
-static int
-read_fixed(shm_t *x, uint32_t rank, const uint8_t *payload, moe_err_t *err)
-{
-    item_t    *item;
-    uint32_t   e, i, n, total;
-
-    total = 0;
-
-    for (e = 0; e < x->placement->n_local; e++) {
-        memcpy(&n, payload + e * sizeof(uint32_t), sizeof(n));
-
-        if (n > x->rows[rank]
-            || total + n > x->rows[rank] * x->shm->shape.top_k)
-        {
-            return moe_err(err, "exchange: rank %u sends %u rows for slot "
-                           "%u, its step has %u", rank, n, e, x->rows[rank]);
-        }
-
-        for (i = 0; i < n; i++) {
-            item = &x->items[rank][total++];
-            item->expert = e;
-            item->row = e * x->capacity + i;
-            item->back = item->row;
-        }
-    }
-
-    x->nitems[rank] = total;
-
-    return 0;
-}
-
-
-static int
-read_messages(shm_t *x, uint32_t turn, moe_err_t *err)
-{
-    int              rc;
     uint32_t         r, layer, nrows, n;
-    const uint8_t   *payload;
     moe_shm_slot_t  *slot;
 
-    for (r = 0; r < x->shm->nranks; r++) {
-        x->nitems[r] = 0;
+    moe_parcels_begin(&x->parcels);
 
+    for (r = 0; r < x->shm->nranks; r++) {
         if (!(x->members >> r & 1)) {
             continue;
         }
 
         slot = moe_shm_slot(x->shm, MOE_SHM_ROWS, r, x->rank, turn);
-        payload = moe_shm_payload(x->shm, MOE_SHM_ROWS, r, x->rank, turn);
         layer = slot->layer;
         nrows = slot->nrows;
         n = slot->n;
 
-        if (layer != x->layer) {
-            return moe_err(err, "exchange: rank %u is in layer %u", r, layer);
-        }
-
-        rc = x->capacity ? read_fixed(x, r, payload, err)
-                         : read_counted(x, r, nrows, n, payload, err);
-        if (rc != 0) {
+        if (moe_parcels_read(&x->parcels, r, layer, nrows, n,
+                             moe_shm_payload(x->shm, MOE_SHM_ROWS, r, x->rank,
+                                             turn), err)
+            != 0)
+        {
             return -1;
         }
     }
@@ -827,106 +568,37 @@ read_messages(shm_t *x, uint32_t turn, moe_err_t *err)
 }
 
 
-/* sorts the items by expert, then rank; returns how many experts have rows */
-static uint32_t
-place_items(shm_t *x)
-{
-    item_t          *item;
-    uint32_t         e, i, r, n, first, *next;
-    const uint32_t  *logical;
-
-    next = x->count;
-    memset(next, 0, x->placement->n_local * sizeof(uint32_t));
-
-    for (r = 0; r < x->shm->nranks; r++) {
-        for (i = 0; i < x->nitems[r]; i++) {
-            next[x->items[r][i].expert]++;
-        }
-    }
-
-    logical = x->placement->expert
-              + ((size_t) x->layer * x->shm->nranks + x->rank)
-                * x->placement->n_local;
-    first = 0;
-    n = 0;
-
-    for (e = 0; e < x->placement->n_local; e++) {
-        i = next[e];
-        next[e] = first;
-
-        if (i != 0) {
-            x->experts[n++] = (moe_expert_rows_t) { logical[e], first, i };
-        }
-
-        first += i;
-    }
-
-    for (r = 0; r < x->shm->nranks; r++) {
-        for (i = 0; i < x->nitems[r]; i++) {
-            item = &x->items[r][i];
-            item->at = next[item->expert]++;
-        }
-    }
-
-    x->nwork = first;
-
-    return n;
-}
-
-
-static void
-fetch_rows(shm_t *x, uint32_t turn)
-{
-    size_t          hidden;
-    uint32_t        i, r;
-    const item_t   *item;
-    const uint8_t  *rows;
-
-    hidden = x->shm->shape.hidden;
-
-    for (r = 0; r < x->shm->nranks; r++) {
-        rows = moe_shm_payload(x->shm, MOE_SHM_ROWS, r, x->rank, turn)
-               + x->shm->list_bytes;
-
-        for (i = 0; i < x->nitems[r]; i++) {
-            item = &x->items[r][i];
-            moe_row_format_unpack(x->base.format, x->work + item->at * hidden,
-                                  rows + item->row * x->shm->row_bytes,
-                                  (uint32_t) hidden);
-        }
-    }
-}
-
-
 static int
 shm_dispatch(moe_exchange_t *base, uint32_t layer, uint32_t nrows,
     const float *rows, const uint32_t *experts, uint64_t deadline,
     moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
 {
-    int        rc;
-    uint32_t   i, turn;
-    shm_t     *x = (shm_t *) base;
+    int             rc;
+    uint32_t        r, turn;
+    shm_t          *x = (shm_t *) base;
+    moe_parcels_t  *p;
 
+    p = &x->parcels;
     *late = 0;
 
-    if (nrows > x->rows[x->rank] || layer >= x->shm->shape.n_layers) {
+    if (nrows > p->rows[x->rank] || layer >= x->shm->shape.n_layers) {
         moe_err(err, "exchange: %u rows where the step has %u, layer %u",
-                nrows, x->rows[x->rank], layer);
+                nrows, p->rows[x->rank], layer);
         return give_up(x);
     }
 
-    x->layer = layer;
-    x->nrows = nrows;
+    p->layer = layer;
+    p->nrows = nrows;
     x->number++;
     turn = x->number % MOE_SHM_TURNS;
 
-    open_messages(x, turn);
+    open_parcels(x, turn);
 
-    if (pack(x, rows, experts, err) != 0) {
+    if (moe_parcels_pack(p, rows, experts, err) != 0) {
         return give_up(x);
     }
 
-    send_messages(x, MOE_SHM_ROWS, turn);
+    send_parcels(x, MOE_SHM_ROWS, turn);
 
     /* while the others' rows are on their way */
     moe_board_count(x->shm, x->rank, layer, experts,
@@ -936,55 +608,23 @@ shm_dispatch(moe_exchange_t *base, uint32_t layer, uint32_t nrows,
                       deadline, late);
 
     if (rc != MOE_EXCHANGE_OK) {
-        name_late(x, *late, "rows", err);
+        moe_parcels_late(*late, "rows", err);
         return rc;
     }
 
-    if (read_messages(x, turn, err) != 0) {
+    if (read_parcels(x, turn, err) != 0
+        || moe_parcels_sort(p, work, err) != 0)
+    {
         return give_up(x);
     }
 
-    work->nexperts = place_items(x);
-
-    for (i = 0; i < work->nexperts; i++) {
-        if (x->experts[i].expert >= x->shm->shape.n_experts) {
-            moe_err(err, "exchange: rows for a slot without an expert");
-            return give_up(x);
-        }
+    for (r = 0; r < x->shm->nranks; r++) {
+        moe_parcels_fetch(p, r, moe_shm_payload(x->shm, MOE_SHM_ROWS, r,
+                                                x->rank, turn)
+                                + x->shm->size.list_bytes);
     }
-
-    fetch_rows(x, turn);
-
-    work->nrows = x->nwork;
-    work->rows = x->work;
-    work->out = x->out;
-    work->experts = x->experts;
 
     return MOE_EXCHANGE_OK;
-}
-
-
-static void
-return_rows(shm_t *x, uint32_t turn)
-{
-    size_t         hidden;
-    uint8_t       *to;
-    uint32_t       i, r;
-    const item_t  *item;
-
-    hidden = x->shm->shape.hidden;
-
-    for (r = 0; r < x->shm->nranks; r++) {
-        to = moe_shm_payload(x->shm, MOE_SHM_RESULTS, x->rank, r, turn);
-
-        for (i = 0; i < x->nitems[r]; i++) {
-            item = &x->items[r][i];
-            moe_row_format_pack(x->base.format,
-                                to + item->back * x->shm->row_bytes,
-                                x->out + item->at * hidden,
-                                (uint32_t) hidden);
-        }
-    }
 }
 
 
@@ -993,36 +633,32 @@ shm_combine(moe_exchange_t *base, uint32_t layer, uint64_t deadline,
     moe_expert_result_t *result, uint64_t *late, moe_err_t *err)
 {
     int             rc;
-    size_t          hidden;
-    uint32_t        k, turn;
+    uint32_t        r, turn;
     shm_t          *x = (shm_t *) base;
-    const uint8_t  *from;
+    const uint8_t  *results[MOE_SHM_RANKS];
 
     *late = 0;
-    hidden = x->shm->shape.hidden;
     turn = x->number % MOE_SHM_TURNS;
 
-    return_rows(x, turn);
-    send_messages(x, MOE_SHM_RESULTS, turn);
+    for (r = 0; r < x->shm->nranks; r++) {
+        moe_parcels_return(&x->parcels, r,
+                           moe_shm_payload(x->shm, MOE_SHM_RESULTS, x->rank,
+                                           r, turn));
+        results[r] = moe_shm_payload(x->shm, MOE_SHM_RESULTS, r, x->rank,
+                                     turn);
+    }
+
+    send_parcels(x, MOE_SHM_RESULTS, turn);
 
     rc = moe_shm_wait(x->shm, MOE_SHM_RESULTS, x->rank, x->members, tag(x),
                       deadline, late);
 
     if (rc != MOE_EXCHANGE_OK) {
-        name_late(x, *late, "results", err);
+        moe_parcels_late(*late, "results", err);
         return rc;
     }
 
-    for (k = 0; k < x->nrows * x->shm->shape.top_k; k++) {
-        from = moe_shm_payload(x->shm, MOE_SHM_RESULTS, x->sent[k].rank,
-                               x->rank, turn);
-        moe_row_format_unpack(x->base.format, x->y + k * hidden,
-                              from + x->sent[k].back * x->shm->row_bytes,
-                              (uint32_t) hidden);
-    }
-
-    result->y = x->y;
-    result->at = x->at;
+    moe_parcels_result(&x->parcels, results, result);
 
     return MOE_EXCHANGE_OK;
 }

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ep/parcels.h"
 #include "ep/shm.h"
 
 
@@ -61,11 +62,6 @@ typedef struct {
     uint32_t                       n;           /* entries */
 } moe_shm_slot_t;
 
-typedef struct {
-    uint32_t  row;
-    uint32_t  expert;           /* slot of the receiver */
-} moe_shm_entry_t;
-
 /* the placement that the front wants; expert[n_layers][nranks * n_local]
  * follows */
 typedef struct {
@@ -84,10 +80,7 @@ struct moe_shm_s {
     uint8_t              *base;
     size_t                bytes;
 
-    size_t                row_bytes;    /* of a row in a slot */
-    size_t                list_bytes;   /* before the rows, in ROWS slots */
-    uint32_t              rows_cap;     /* rows of a ROWS slot */
-    uint32_t              results_cap;
+    moe_parcel_size_t     size;         /* of what is in a slot */
     uint32_t              n_local_cap;  /* slots of a rank in a placement */
 
     size_t                bells;        /* offsets */

@@ -42,6 +42,7 @@
 #include <sys/types.h>
 
 #include "base/err.h"
+#include "base/launched.h"
 #include "base/log.h"
 #include "ep/balance.h"
 #include "front/fair.h"
@@ -81,6 +82,13 @@ typedef struct moe_watch_s   moe_watch_t;
 #define MOE_FRONT_BYTES      (1ull << 30)
 
 
+typedef enum {
+    MOE_TRANSPORT_AUTO = 0,
+    MOE_TRANSPORT_SHM,
+    MOE_TRANSPORT_MPI
+} moe_transport_e;
+
+
 /* how a server is to be run; what command line gives */
 typedef struct {
     moe_rank_options_t   rank;
@@ -96,9 +104,13 @@ typedef struct {
     uint32_t             park_s;
     uint32_t             rank_s;             /* a rank's silence, in a step */
     int                  spread;             /* the experts, over the ranks */
+    int                  transport;          /* moe_transport_e */
     uint32_t             replicas;           /* of them; UINT32_MAX: some */
     uint32_t             rebalance_s;        /* 0: never */
     uint32_t             nodes;              /* that ranks are on */
+    moe_launched_t       launched;           /* size 0: it starts its ranks */
+    int                  leash;              /* launched: hangs up when the
+                                              * host's first rank is gone */
     moe_log_level_e      level;
 } moe_serve_options_t;
 
@@ -297,6 +309,8 @@ struct moe_front_s {
     int                  signals;
     moe_watch_t          listen_watch;
     moe_watch_t          signal_watch;
+    moe_watch_t          arrivals;           /* of launched ranks */
+    moe_watch_t          leash;
     dev_t                socket_dev;
     ino_t                socket_ino;
 
@@ -312,6 +326,7 @@ struct moe_front_s {
     unsigned             failed:1;
     unsigned             orphans:1;          /* tasks that no worker awaits */
     unsigned             quit:1;
+    unsigned             lost:1;             /* a launched rank; all end */
     int                  status;             /* exit code */
 
     uint8_t              fingerprint[32];    /* the ranks' */
@@ -356,7 +371,23 @@ struct moe_front_s {
 int moe_front_run(const moe_serve_options_t *o);
 
 
+/* launch.c */
+
+/* The same in a process that a launcher has started: as a rank, and where it
+ * is the first of its host with a front as its child. */
+int moe_launch_main(moe_serve_options_t *o);
+
+
+/* arrivals.c: ranks that a launcher has started; after ranks_start */
+
+int moe_arrivals_open(moe_front_t *f, moe_err_t *err);
+void moe_arrivals_close(moe_front_t *f);
+
+
 /* ranks.c */
+
+/* The rank is at this socket, which becomes its own. */
+int moe_proc_attach(moe_proc_t *p, int fd);
 
 int moe_ranks_start(moe_front_t *f, moe_err_t *err);
 void moe_ranks_stop(moe_front_t *f);

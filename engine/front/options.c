@@ -1,6 +1,5 @@
 #include <errno.h>
 #include <getopt.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +29,7 @@ enum {
     MOE_OPT_QUEUE,
     MOE_OPT_DRAIN,
     MOE_OPT_EXPERTS,
+    MOE_OPT_TRANSPORT,
     MOE_OPT_REPLICAS,
     MOE_OPT_REBALANCE,
     MOE_OPT_NODES,
@@ -60,6 +60,7 @@ static const struct option  moe_serve_long[] = {
     { "kv-format", required_argument, NULL, MOE_OPT_KV_FORMAT },
     { "kernels", required_argument, NULL, MOE_OPT_KERNELS },
     { "experts", required_argument, NULL, MOE_OPT_EXPERTS },
+    { "transport", required_argument, NULL, MOE_OPT_TRANSPORT },
     { "replicas", required_argument, NULL, MOE_OPT_REPLICAS },
     { "rebalance", required_argument, NULL, MOE_OPT_REBALANCE },
     { "nodes", required_argument, NULL, MOE_OPT_NODES },
@@ -102,10 +103,16 @@ static const char  moe_serve_help[] =
     "Computing\n"
     "  --ranks N              processes that compute (default: 1)\n"
     "  --threads N            threads of each (default: the cores, shared\n"
-    "                         among the ranks)\n"
+    "                         among the ranks; or what the launcher has\n"
+    "                         bound the rank to)\n"
     "  --experts WHERE        each: every rank has all experts (default);\n"
     "                         spread: over the ranks, up to 16, which then\n"
     "                         step together\n"
+    "  --transport HOW        of spread experts: shm, between processes\n"
+    "                         that serve starts; mpi, between those that\n"
+    "                         mpirun or srun has started, on any hosts (up\n"
+    "                         to 64); auto: mpi where serve was started so\n"
+    "                         (default)\n"
     "  --replicas N           spread experts: places for more than one of\n"
     "                         each, for those with most rows (default: an\n"
     "                         eighth of the experts)\n"
@@ -269,6 +276,7 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     static const char *const  kv_formats[] = { "f32", "bf16", "int8", NULL };
     static const char *const  drafts[] = { "auto", "off", "always", NULL };
     static const char *const  wheres[] = { "each", "spread", NULL };
+    static const char *const  hows[] = { "auto", "shm", "mpi", NULL };
     static const char *const  kernels[] = { "plain", "avx2", "avx512", NULL };
     static const char *const  levels[] = { "error", "warn", "notice", "info",
                                            "debug", NULL };
@@ -345,6 +353,9 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     case MOE_OPT_EXPERTS:
         return moe_option_choice(name, value, wheres, &o->spread, err);
 
+    case MOE_OPT_TRANSPORT:
+        return moe_option_choice(name, value, hows, &o->transport, err);
+
     case MOE_OPT_REPLICAS:
         return moe_option_number(name, value, 0, MOE_MAX_EXPERTS,
                                  &o->replicas, err);
@@ -391,14 +402,53 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
 }
 
 
+/* what is so and what is not where a launcher starts the ranks */
+
+static int
+moe_serve_launched(moe_serve_options_t *o, moe_err_t *err)
+{
+    if (o->transport == MOE_TRANSPORT_SHM || !moe_launched(&o->launched)) {
+        memset(&o->launched, 0, sizeof(moe_launched_t));
+
+        return o->transport == MOE_TRANSPORT_MPI
+               ? moe_err(err, "--transport mpi: neither mpirun nor srun has "
+                         "started this process")
+               : 0;
+    }
+
+    if (o->rank.nranks > 1) {
+        return moe_err(err, "--ranks is for ranks that serve starts itself: "
+                       "here the launcher has started %u",
+                       o->launched.size);
+    }
+
+    if (o->spread == 0) {
+        return moe_err(err, "--experts each: what mpirun or srun starts "
+                       "together has its experts spread");
+    }
+
+    if (o->idle_s) {
+        return moe_err(err, "--idle-exit is for an engine that nginx starts");
+    }
+
+    o->spread = 1;
+    o->rank.nranks = o->launched.local_size;
+
+    if (o->rank.threads == 0) {
+        o->rank.threads = moe_launched_threads(o->rank.nranks, 1);
+    }
+
+    return 0;
+}
+
+
 /* 1: help was asked for */
 
 static int
 moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
     moe_err_t *err)
 {
-    int        c, index;
-    cpu_set_t  cpus;
+    int  c, index;
 
     memset(o, 0, sizeof(moe_serve_options_t));
 
@@ -413,6 +463,7 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
     o->nodes = 1;
     o->park_s = 300;
     o->rank_s = 300;
+    o->spread = -1;
     o->level = MOE_LOG_INFO;
 
     optind = 1;
@@ -455,11 +506,14 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
         return moe_err(err, "--socket PATH is needed: where to listen");
     }
 
-    if (o->rank.threads == 0 && o->rank.nranks > 1
-        && sched_getaffinity(0, sizeof(cpus), &cpus) == 0)
-    {
-        o->rank.threads = (uint32_t) CPU_COUNT(&cpus) / o->rank.nranks;
-        o->rank.threads += (o->rank.threads == 0);
+    if (moe_serve_launched(o, err) == -1) {
+        return -1;
+    }
+
+    o->spread = o->spread > 0;
+
+    if (o->rank.threads == 0 && o->rank.nranks > 1) {
+        o->rank.threads = moe_launched_threads(o->rank.nranks, 0);
     }
 
     return 0;
@@ -488,5 +542,5 @@ moe_serve_main(int argc, char **argv)
 
     moe_log_init("front", o.level);
 
-    return moe_front_run(&o);
+    return o.launched.size ? moe_launch_main(&o) : moe_front_run(&o);
 }

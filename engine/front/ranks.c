@@ -292,9 +292,16 @@ moe_proc_died(moe_proc_t *p, const char *why)
             (int) p->pid, running, (unsigned) (p->backoff_us / 1000),
             why ? why : "hang-up");
 
-    kill(p->pid, SIGKILL);
-
     moe_proc_orphans(p);
+
+    /* the others go with it, and their launcher starts all again */
+
+    if (f->options->launched.size) {
+        f->lost = 1;
+        return;
+    }
+
+    kill(p->pid, SIGKILL);
 
     if (p->deaths >= MOE_PROC_DEATHS) {
         moe_proc_give_up(f);
@@ -546,6 +553,31 @@ moe_proc_lane(moe_proc_t *p, int fd)
 }
 
 
+static void
+moe_proc_begun(moe_proc_t *p)
+{
+    p->state = MOE_PROC_HELLO;
+    p->sign_us = p->front->now;
+    p->begun_us = p->front->now;
+    atomic_store_explicit(p->progress, 0, memory_order_relaxed);
+}
+
+
+int
+moe_proc_attach(moe_proc_t *p, int fd)
+{
+    if (moe_proc_lane(p, fd) == -1) {
+        moe_log(MOE_LOG_ERROR, "rank %u cannot be watched: %s", p->index,
+                strerror(errno));
+        return -1;
+    }
+
+    moe_proc_begun(p);
+
+    return 0;
+}
+
+
 static int
 moe_proc_start(moe_proc_t *p)
 {
@@ -612,10 +644,7 @@ moe_proc_start(moe_proc_t *p)
         return -1;
     }
 
-    p->state = MOE_PROC_HELLO;
-    p->sign_us = f->now;
-    p->begun_us = f->now;
-    atomic_store_explicit(p->progress, 0, memory_order_relaxed);
+    moe_proc_begun(p);
 
     moe_log(MOE_LOG_INFO, "rank %u started pid=%d", p->index, (int) p->pid);
 
@@ -677,7 +706,9 @@ moe_ranks_start(moe_front_t *f, moe_err_t *err)
                        f->options->rank.nranks);
     }
 
-    if (f->options->spread && moe_experts_start(f, err) == -1) {
+    if (f->options->spread && !f->options->launched.size
+        && moe_experts_start(f, err) == -1)
+    {
         return -1;
     }
 
@@ -689,7 +720,7 @@ moe_ranks_start(moe_front_t *f, moe_err_t *err)
         }
     }
 
-    for (i = 0; i < f->nranks; i++) {
+    for (i = 0; i < f->nranks && !f->options->launched.size; i++) {
         if (moe_proc_start(&f->ranks[i]) == -1) {
             return moe_err(err, "rank %u cannot be started", i);
         }
@@ -803,7 +834,8 @@ moe_ranks_tick(moe_front_t *f)
         }
 
         if (p->state == MOE_PROC_DOWN && p->pid == 0
-            && f->now >= p->start_us && !f->quit)
+            && f->now >= p->start_us && !f->quit
+            && !f->options->launched.size)
         {
             (void) moe_proc_start(p);
         }

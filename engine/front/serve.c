@@ -127,6 +127,44 @@ moe_front_leave_ranks(moe_front_t *f)
 }
 
 
+/* a rank that a launcher has started is gone, and with it the engine: who
+ * waits for anything is told */
+
+static void
+moe_front_lost(moe_front_t *f)
+{
+    moe_task_t  *t, *next;
+
+    if (f->status == MOE_EXIT_ERROR) {
+        return;
+    }
+
+    f->status = MOE_EXIT_ERROR;
+
+    for (t = f->tasks; t; t = next) {
+        next = t->next;
+        moe_slot_forget_probe(t);
+        moe_task_fail(t, 503, "engine_lost", NULL,
+                      "A process of the engine has died, and the engine "
+                      "with it.");
+    }
+
+    moe_front_leave_ranks(f);
+
+    if (f->drain_us == 0) {
+        moe_front_unwatch(f, &f->listen_watch);
+        moe_listen_close(f);
+    }
+
+    f->drain_us = f->now;
+    f->tick_us = 0;
+    f->dirty = 1;
+
+    moe_log(MOE_LOG_ERROR, "ranks do not go on without each other: leaving "
+            "jobs=%u", f->ntasks);
+}
+
+
 static void
 moe_front_tick_drain(moe_front_t *f)
 {
@@ -208,6 +246,10 @@ moe_front_turn(moe_front_t *f)
 
     moe_ranks_read(f);
     moe_workers_read(f);
+
+    if (f->lost) {
+        moe_front_lost(f);
+    }
 
     if (f->now - f->tick_us >= MOE_FRONT_TICK_US) {
         moe_front_tick(f);
@@ -303,7 +345,9 @@ moe_front_open(moe_front_t *f, const moe_serve_options_t *o, moe_err_t *err)
     moe_log(MOE_LOG_NOTICE, "listening socket=%s model=%s dir=%s", o->socket,
             f->text.names[0], o->rank.model_dir);
 
-    if (moe_ranks_start(f, err) == -1) {
+    if (moe_ranks_start(f, err) == -1
+        || moe_arrivals_open(f, err) == -1)
+    {
         return -1;
     }
 
@@ -316,6 +360,7 @@ moe_front_close(moe_front_t *f)
 {
     uint32_t  i;
 
+    moe_arrivals_close(f);
     moe_listen_close(f);
     moe_prepare_stop(f);
 

@@ -40,6 +40,13 @@ moe_front_sum(moe_front_t *f)
         s->kv_pages_used += r->kv_pages_used;
         s->kv_pages_cached += r->kv_pages_cached;
 
+        /* launched ranks have a balance of their own, in the first */
+        if (r->placements) {
+            s->placements = r->placements;
+            s->skew_before = r->skew_before;
+            s->skew = r->skew;
+        }
+
         if (p->state != MOE_PROC_READY) {
             said = atomic_load_explicit(p->progress, memory_order_relaxed);
             progress = said < progress ? said : progress;

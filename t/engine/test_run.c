@@ -141,6 +141,34 @@ test_seed(void **state)
 }
 
 
+/* however many processes have the experts */
+static void
+test_ranks(void **state)
+{
+    char  first[65536];
+
+    assert_int_equal(RUN("", "-m", "models/demo", "-p", "Once upon a time",
+                         "--seed", "7", "-n", "40"), 0);
+    strcpy(first, out);
+
+    assert_int_equal(RUN("", "-m", "models/demo", "-p", "Once upon a time",
+                         "--seed", "7", "-n", "40", "--ranks", "2"), 0);
+    assert_string_equal(out, first);
+
+    assert_int_equal(RUN("Once upon a time", "-m", "models/demo", "-p", "-",
+                         "--seed", "7", "-n", "40", "--ranks", "4",
+                         "--threads", "1"), 0);
+    assert_string_equal(out, first);
+
+    assert_int_equal(RUN("", "-m", "models/demo", "-p", "x", "--ranks",
+                         "17"), 1);
+    assert_non_null(strstr(err, "at most 16"));
+
+    assert_int_equal(RUN("", "-m", "t/golden/nothing", "-p", "x", "--ranks",
+                         "2"), 1);
+}
+
+
 static void
 test_usage(void **state)
 {
@@ -172,6 +200,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference),
         cmocka_unit_test(test_seed),
+        cmocka_unit_test(test_ranks),
         cmocka_unit_test(test_usage)
     };
 

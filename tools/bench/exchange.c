@@ -191,8 +191,8 @@ main(int argc, char **argv)
 
             spread(&s, nranks, rows[i], 0);
 
-            if (rows[i] <= MOE_SHM_FIXED_ROWS) {
-                spread(&s, nranks, rows[i], MOE_SHM_FIXED_ROWS);
+            if (rows[i] <= MOE_PARCEL_FIXED_ROWS) {
+                spread(&s, nranks, rows[i], MOE_PARCEL_FIXED_ROWS);
             }
         }
     }

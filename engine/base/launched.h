@@ -1,0 +1,29 @@
+/*
+ * launched: what mpirun or srun says to a process that it has started.
+ */
+
+#ifndef MOE_LAUNCHED_H
+#define MOE_LAUNCHED_H
+
+
+#include <stdint.h>
+
+
+typedef struct {
+    uint32_t  size;             /* processes of the job, on all hosts */
+    uint32_t  local_rank;       /* among those of this host */
+    uint32_t  local_size;
+    char      job[128];         /* the same in all of them, and in no others */
+} moe_launched_t;
+
+
+/* 1: one of several, or of one, that Open MPI's mpirun or Slurm's srun have
+ * started; 0: this process is nobody's, as far as its environment says. */
+int moe_launched(moe_launched_t *l);
+
+/* Threads for one of local processes: its share of what it may run on; all
+ * of that where it is bound to less than the host has, each to its own. */
+uint32_t moe_launched_threads(uint32_t local, int each);
+
+
+#endif /* MOE_LAUNCHED_H */

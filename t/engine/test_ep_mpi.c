@@ -1,0 +1,607 @@
+/*
+ * Experts spread over ranks that mpirun has started: every bit as on one rank
+ * with the same row format; ranks that do not answer; peers that send
+ * nonsense.
+ *
+ * The test starts itself by mpirun, once for every number of ranks; setups,
+ * logits and reports are in a file that all map.  Run from the root of the
+ * repository.
+ */
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "ep/mpi.h"
+#include "ep_test.h"
+#include "mpi_test.h"
+
+
+enum { MAX_CASES = 300, PATIENCE_MS = 20000 };
+
+
+/* of a rank */
+typedef struct {
+    int       done;
+    uint64_t  late;
+    uint64_t  late_ms;
+    char      error[300];
+} report_t;
+
+typedef struct {
+    setup_t   s;
+    char      dir[200];
+    uint32_t  vocab;
+    size_t    logits;       /* offset in the file */
+    size_t    want;         /* offset in what the parent knows */
+    report_t  reports[MAX_RANKS];
+} case_t;
+
+typedef struct {
+    uint32_t  ncases;
+    case_t    cases[MAX_CASES];
+} file_t;
+
+/* one case in one rank */
+typedef struct {
+    const moe_mpi_t  *mpi;
+    file_t           *file;
+    case_t           *c;
+    setup_t           s;            /* the case's, with our own pointer */
+    report_t         *report;
+} run_t;
+
+
+/* a rank */
+
+
+static moe_exchange_t *
+make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
+{
+    run_t              *r = ctx;
+    const setup_t      *s = &r->s;
+    moe_mpi_options_t   o = {
+        .replica = s->choice,
+        .fixed_rows = s->counted ? 0 : MOE_PARCEL_FIXED_ROWS
+    };
+
+    if (s->replicas) {
+        o.placement = scattered(shape, s, 7, err);
+        if (o.placement == NULL) {
+            return NULL;
+        }
+    }
+
+    return moe_exchange_mpi(r->mpi, shape, &o, err);
+}
+
+
+/* a rank that falls silent in the midst of a step */
+
+static const moe_exchange_ops_t  *real;
+static moe_exchange_ops_t         silent;
+static uint32_t                   silent_stage;
+
+
+static void
+fall_silent(void)
+{
+    for ( ;; ) {
+        pause();
+    }
+}
+
+
+static int
+silent_begin(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
+    uint64_t *late, moe_err_t *err)
+{
+    if (silent_stage == 2) {
+        fall_silent();
+    }
+
+    return real->begin(x, nrows, deadline, late, err);
+}
+
+
+static int
+silent_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
+    const float *rows, const uint32_t *experts, uint64_t deadline,
+    moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
+{
+    if (silent_stage == 0) {
+        fall_silent();
+    }
+
+    return real->dispatch(x, layer, nrows, rows, experts, deadline, work,
+                          late, err);
+}
+
+
+static int
+silent_combine(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
+    moe_expert_result_t *result, uint64_t *late, moe_err_t *err)
+{
+    fall_silent();
+
+    return real->combine(x, layer, deadline, result, late, err);
+}
+
+
+static void
+arm(moe_exchange_t *x, uint32_t stage)
+{
+    real = x->ops;
+    silent = *real;
+    silent.begin = silent_begin;
+    silent.dispatch = silent_dispatch;
+    silent.combine = silent_combine;
+    silent_stage = stage;
+    x->ops = &silent;
+}
+
+
+static int
+replace(run_t *r, moe_model_t *m, moe_err_t *err)
+{
+    moe_ep_placement_t    *p;
+    moe_exchange_shape_t   shape;
+    moe_model_options_t    o;
+
+    o = options(&r->s);
+
+    if (moe_model_exchange_shape(r->c->dir, &o, &shape, err) != 0) {
+        return -1;
+    }
+
+    p = scattered(&shape, &r->s, 8, err);
+
+    return p ? moe_exchange_mpi_place(moe_model_exchange(m), p, err) : -1;
+}
+
+
+static int
+run_steps(run_t *r, moe_model_t *m, seq_t *q, moe_err_t *err)
+{
+    float          *logits;
+    uint64_t        begun;
+    uint32_t        t, n, list[SEQS];
+    const setup_t  *s = &r->s;
+
+    logits = (float *) (void *) ((char *) r->file + r->c->logits);
+
+    for (t = 0; t < 40 + 6 + GREEDY; t++) {
+
+        if (s->kill_rank == r->mpi->rank + 1 && s->kill_step == t) {
+            arm(moe_model_exchange(m), s->kill_stage);
+        }
+
+        /* not at the same step everywhere */
+        if (s->replace && t == s->replace + r->mpi->rank * 3
+            && replace(r, m, err) != 0)
+        {
+            return -1;
+        }
+
+        n = active(s, r->mpi->rank, t, q, list);
+        begun = now_ms();
+
+        if (step(m, q, list, n, logits, r->c->vocab, err) != 0) {
+            r->report->late = moe_model_late(m);
+            r->report->late_ms = now_ms() - begun;
+            return -1;
+        }
+    }
+
+    if (s->replace && moe_exchange_mpi_placed(moe_model_exchange(m)) != 8) {
+        return moe_err(err, "the placement was not changed");
+    }
+
+    return 0;
+}
+
+
+static void
+run_case(run_t *r)
+{
+    seq_t                *q;
+    uint32_t              i;
+    moe_err_t             err = { "" };
+    moe_model_t          *m;
+    moe_model_options_t   o;
+
+    r->s = r->c->s;
+    r->s.dir = r->c->dir;
+    o = options(&r->s);
+    o.exchange = make_exchange;
+    o.exchange_ctx = r;
+
+    m = moe_model_open(r->c->dir, &o, NULL, NULL, &err);
+    q = calloc(SEQS, sizeof(seq_t));
+
+    for (i = 0; i < SEQS; i++) {
+        seq_init(&q[i], i, r->c->vocab);
+    }
+
+    if (m != NULL && run_steps(r, m, q, &err) == 0) {
+        r->report->done = 1;
+    }
+
+    snprintf(r->report->error, sizeof(r->report->error), "%s", err.text);
+    free(q);
+    moe_model_close(m);
+}
+
+
+/* the others are to see it too, before all end */
+static void
+leave_late(const run_t *r)
+{
+    uint32_t  i;
+    uint64_t  until;
+
+    until = now_ms() + PATIENCE_MS;
+
+    for (i = 0; i < r->mpi->nranks && now_ms() < until; ) {
+        if (i + 1 == r->c->s.kill_rank
+            || *(volatile uint64_t *) &r->c->reports[i].late != 0)
+        {
+            i++;
+        } else {
+            usleep(1000);
+        }
+    }
+
+    r->mpi->link->abort(7);
+}
+
+
+static void *
+map_file(const char *path)
+{
+    int          fd;
+    void        *p;
+    struct stat  st;
+
+    fd = open(path, O_RDWR);
+
+    if (fd == -1 || fstat(fd, &st) != 0) {
+        return NULL;
+    }
+
+    p = mmap(NULL, (size_t) st.st_size, PROT_READ|PROT_WRITE, MAP_SHARED, fd,
+             0);
+    close(fd);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+
+static int
+rank_main(const char *path)
+{
+    char       plugin[PATH_MAX];
+    run_t      r;
+    uint32_t   i, all[MAX_RANKS];
+    moe_err_t  err;
+    moe_mpi_t  mpi;
+
+    beside(plugin, sizeof(plugin), "moe_mpi.so");
+    r.file = map_file(path);
+    r.mpi = &mpi;
+
+    if (r.file == NULL || moe_mpi_open(&mpi, plugin, &err) != 0) {
+        fprintf(stderr, "%s\n", r.file ? err.text : path);
+        return 1;
+    }
+
+    for (i = 0; i < r.file->ncases; i++) {
+        r.c = &r.file->cases[i];
+        r.report = &r.c->reports[mpi.rank];
+
+        if (r.c->s.nranks != mpi.nranks) {
+            continue;
+        }
+
+        run_case(&r);
+
+        if (r.c->s.kill_rank) {
+            leave_late(&r);
+        }
+
+        /* nobody waits for one that has failed */
+        if (!r.report->done) {
+            mpi.link->abort(1);
+        }
+    }
+
+    i = 0;
+
+    if (moe_mpi_gather(&mpi, &i, all, sizeof(i), &err) != 0) {
+        return 1;
+    }
+
+    mpi.link->close();
+
+    return 0;
+}
+
+
+/* the test */
+
+
+static file_t  *file;
+static size_t   file_bytes;
+static char     file_path[64];
+static float   *wants[MAX_CASES];
+static char     self[PATH_MAX];
+
+
+static void
+make_file(void)
+{
+    int  fd;
+
+    snprintf(file_path, sizeof(file_path), "/tmp/moe-ep-mpi-%d",
+             (int) getpid());
+    fd = open(file_path, O_RDWR|O_CREAT|O_EXCL, 0600);
+    assert_int_not_equal(fd, -1);
+    file_bytes = sizeof(file_t);
+    assert_int_equal(ftruncate(fd, 1 << 30), 0);
+    close(fd);
+
+    file = map_file(file_path);
+    assert_non_null(file);
+}
+
+
+static void
+add_case(const setup_t *s, const char *dir, float *want, uint32_t vocab)
+{
+    case_t  *c;
+
+    assert_in_range(file->ncases, 0, MAX_CASES - 1);
+    wants[file->ncases] = want;
+    c = &file->cases[file->ncases++];
+    c->s = *s;
+    snprintf(c->dir, sizeof(c->dir), "%s", dir);
+    c->vocab = vocab;
+    c->logits = file_bytes;
+    file_bytes += (size_t) SEQS * GREEDY * vocab * sizeof(float);
+    assert_in_range(file_bytes, 0, 1 << 30);
+}
+
+
+/* args: more of mpirun's.  Its exit code */
+static int
+launch(uint32_t nranks, const char *const *args)
+{
+    int          n, status;
+    char         np[16];
+    pid_t        pid;
+    const char  *argv[20];
+
+    snprintf(np, sizeof(np), "%u", nranks);
+    n = 0;
+    argv[n++] = "timeout";
+    argv[n++] = "300";
+    argv[n++] = "mpirun";
+    argv[n++] = "-np";
+    argv[n++] = np;
+
+    while (args && *args) {
+        argv[n++] = *args++;
+    }
+
+    argv[n++] = self;
+    argv[n++] = "rank";
+    argv[n++] = file_path;
+    argv[n] = NULL;
+
+    pid = fork();
+    assert_int_not_equal(pid, -1);
+
+    if (pid == 0) {
+        if (getenv("TEST_VERBOSE") == NULL) {
+            dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
+        }
+        execvp(argv[0], (char *const *) (uintptr_t) argv);
+        _exit(127);
+    }
+
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+
+
+static void
+compare_cases(void)
+{
+    case_t    *c;
+    uint32_t   i, r;
+
+    for (i = 0; i < file->ncases; i++) {
+        c = &file->cases[i];
+        c->s.dir = c->dir;
+
+        for (r = 0; r < c->s.nranks; r++) {
+            if (!c->reports[r].done) {
+                fail_msg("%s, case %u: rank %u of %u: %s", c->dir, i, r,
+                         c->s.nranks, c->reports[r].error);
+            }
+        }
+
+        compare_logits(&c->s, c->vocab,
+                       (float *) (void *) ((char *) file + c->logits),
+                       wants[i]);
+    }
+}
+
+
+static void
+forget_file(void)
+{
+    uint32_t  i;
+
+    for (i = 0; i < file->ncases; i++) {
+        if (i == 0 || wants[i] != wants[i - 1]) {
+            free(wants[i]);
+        }
+    }
+
+    munmap(file, 1 << 30);
+    unlink(file_path);
+}
+
+
+/* every family with these, some with more */
+static const setup_t  few[] = {
+    { .nranks = 2, .counted = 1, .replicas = 1, .replace = 30 },
+    { .nranks = 3, .replicas = 2, .choice = MOE_REPLICA_NEAREST },
+    { .nranks = 2, .format = MOE_ROWS_BF16 },
+    { .nranks = 3, .format = MOE_ROWS_BF16, .counted = 1 }
+};
+
+static const setup_t  more[] = {
+    { .nranks = 1 },
+    { .nranks = 4, .counted = 1 },
+    { .nranks = 4, .replicas = 1, .replace = 20 },
+    { .nranks = 8, .counted = 1, .replicas = 1, .replace = 30 },
+    { .nranks = 4, .format = MOE_ROWS_BF16, .replicas = 1, .replace = 10 },
+    { .nranks = 8, .format = MOE_ROWS_BF16 }
+};
+
+
+static void
+add_dir(const char *dir, const setup_t *list, size_t n)
+{
+    float     *want;
+    size_t     i;
+    setup_t    s;
+    uint32_t   vocab;
+
+    want = NULL;
+
+    for (i = 0; i < n; i++) {
+        s = list[i];
+        s.dir = dir;
+
+        if (i == 0 || s.format != list[i - 1].format) {
+            want = reference(&s, &vocab);
+        }
+
+        add_case(&s, dir, want, vocab);
+    }
+}
+
+
+static void
+add_families(void)
+{
+    DIR            *d;
+    char            path[600];
+    struct dirent  *e;
+
+    d = opendir("t/golden");
+    assert_non_null(d);
+
+    while ((e = readdir(d)) != NULL) {
+        snprintf(path, sizeof(path), "t/golden/%s/config.json", e->d_name);
+
+        if (access(path, R_OK) == 0) {
+            snprintf(path, sizeof(path), "t/golden/%s", e->d_name);
+            add_dir(path, few, sizeof(few) / sizeof(few[0]));
+        }
+    }
+
+    closedir(d);
+}
+
+
+static void
+test_equal(void **state)
+{
+    size_t             i;
+    const char *const  tcp[] = { "--mca", "btl", "tcp,self", NULL };
+    static const uint32_t  counts[] = { 1, 2, 3, 4, 8 };
+
+    if (!mpi_is_here()) {
+        skip();
+    }
+
+    make_file();
+    add_families();
+    add_dir("t/golden/v3", more, sizeof(more) / sizeof(more[0]));
+    add_dir("models/demo", few, sizeof(few) / sizeof(few[0]));
+    add_dir("models/demo", more, sizeof(more) / sizeof(more[0]));
+
+    /* over memory that a host's ranks share, and over its network */
+    for (i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        (void) launch(counts[i], counts[i] == 3 ? tcp : NULL);
+    }
+
+    compare_cases();
+    forget_file();
+}
+
+
+static void
+test_silent(void **state)
+{
+    float     *want;
+    case_t    *c;
+    uint32_t   i, r, vocab;
+    setup_t    s = { .dir = "t/golden/v3", .nranks = 3, .wait_ms = 1500 };
+
+    if (!mpi_is_here()) {
+        skip();
+    }
+
+    for (i = 0; i < 3; i++) {
+        make_file();
+        s.kill_rank = i + 1;
+        s.kill_step = 5 + i * 9;
+        s.kill_stage = i;
+        want = reference(&s, &vocab);
+        add_case(&s, s.dir, want, vocab);
+
+        assert_int_equal(launch(s.nranks, NULL), 7);
+        c = &file->cases[0];
+
+        for (r = 0; r < s.nranks; r++) {
+            assert_int_equal(c->reports[r].done, 0);
+
+            if (r != i) {
+                assert_int_equal(c->reports[r].late, 1u << i);
+                assert_in_range(c->reports[r].late_ms, s.wait_ms - 1,
+                                s.wait_ms + 3000);
+                assert_non_null(strstr(c->reports[r].error, "from rank "));
+            }
+        }
+
+        forget_file();
+    }
+}
+
+
+int
+main(int argc, char **argv)
+{
+    ssize_t                  n;
+    const struct CMUnitTest  tests[] = {
+        cmocka_unit_test(test_equal),
+        cmocka_unit_test(test_silent)
+    };
+
+    if (argc == 3 && strcmp(argv[1], "rank") == 0) {
+        return rank_main(argv[2]);
+    }
+
+    n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[n > 0 ? n : 0] = '\0';
+    mpi_environment();
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
