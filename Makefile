@@ -283,7 +283,7 @@ bench-ep: engine $(BUILD)/bench-ep
 #: make install       engine, module, unit and configuration, what was built
 #:                    by make mpi too (DESTDIR, PREFIX)
 PREFIX  ?= /usr/local
-MODULES ?= /usr/share/nginx/modules
+MODULES ?= /usr/lib/nginx/modules
 
 install: engine module
 	install -D -m 755 $(BUILD)/moe-engine $(DESTDIR)$(PREFIX)/bin/moe-engine
