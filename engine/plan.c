@@ -13,6 +13,7 @@
 #include "plan/calibrate.h"
 #include "plan/capacity.h"
 #include "plan/economics.h"
+#include "plan/report.h"
 #include "plan/simulate.h"
 
 
@@ -45,6 +46,7 @@ typedef struct {
 static int parse(options_t *o, int argc, char **argv);
 static int option(options_t *o, int c, const char *name);
 static void usage(FILE *f);
+static int report(const options_t *o, moe_err_t *err);
 static int simulate(options_t *o, moe_err_t *err);
 static int number(const char *name, double min, double max, double *out);
 static int list(const char *name, double *out, uint32_t *n);
@@ -93,7 +95,7 @@ static const char  help[] =
     "  --prompt-len N   length of a prompt (default: 4000)\n"
     "  --cached X       part of prompts that is cached (default: 0.56)\n"
     "\n"
-    "  --json           figures of fleets, calibration or simulation as JSON\n"
+    "  --json           fleets and calibration, or the simulation, as JSON\n"
     "  --calibration    the model beside published measurements\n"
     "  --profiles       what is known of each kind of hardware\n"
     "\n";
@@ -174,11 +176,39 @@ moe_plan_main(int argc, char **argv)
         return 0;
     }
 
+    if (o.json) {
+        if (report(&o, &err) != 0) {
+            fprintf(stderr, "moe-engine plan: %s\n", err.text);
+            return MOE_EXIT_ERROR;
+        }
+
+        return 0;
+    }
+
     print_head(&o);
     print_fleets(&o);
     print_layers(&o);
 
     return 0;
+}
+
+
+static int
+report(const options_t *o, moe_err_t *err)
+{
+    moe_plan_report_t  r;
+
+    r.model = o->model;
+    r.plan = &o->plan;
+    r.market = &o->market;
+    r.tpot = o->tpot;
+    r.prompt_len = o->prompt_len;
+    r.baseline = baseline(o);
+    r.sizes = o->sizes;
+    r.nsizes = o->nsizes;
+    r.spare = o->spare;
+
+    return moe_plan_report(&r, err);
 }
 
 
@@ -562,28 +592,24 @@ static void
 print_skews(void)
 {
     size_t           i;
+    uint32_t         ranks, spare;
     moe_err_t        err;
     moe_plan_skew_t  s;
-
-    static const struct {
-        uint32_t  ranks;
-        uint32_t  spare;
-    } fleets[] = { { 32, 32 }, { 72, 32 }, { 144, 32 }, { 288, 32 } };
 
     printf("\nlargest load of a rank over the mean, 256 experts, popularity "
            "lognormal (0.8):\n\n%-20s%12s%12s\n", "", "as they are",
            "placed");
 
-    for (i = 0; i < sizeof(fleets) / sizeof(fleets[0]); i++) {
-        if (moe_plan_skew(256, fleets[i].spare, fleets[i].ranks, 0.8,
-                          SKEW_TRIALS, &s, &err) != 0)
+    for (i = 0; moe_plan_skew_fleet(i, &ranks, &spare) == 0; i++) {
+        if (moe_plan_skew(256, spare, ranks, 0.8, SKEW_TRIALS, &s, &err)
+            != 0)
         {
             fprintf(stderr, "moe-engine plan: %s\n", err.text);
             return;
         }
 
-        printf("EP%-4u %2u spare %17.2f%12.2f\n", fleets[i].ranks,
-               fleets[i].spare, s.plain, s.placed);
+        printf("EP%-4u %2u spare %17.2f%12.2f\n", ranks, spare, s.plain,
+               s.placed);
     }
 }
 

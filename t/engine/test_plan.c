@@ -380,6 +380,8 @@ test_command(void **state)
     assert_int_equal(plan("--hardware=cpu2", "models/demo/config.json"), 0);
     assert_int_equal(plan("--weights=bf16", "--rent=2"), 0);
     assert_int_equal(plan("--ep=1", "--users=8"), 0);
+    assert_int_equal(plan("--json", "--rent=2"), 0);
+    assert_int_equal(plan("--json", "models/demo"), 0);
     assert_int_equal(plan("/nowhere", NULL), 1);
     assert_int_equal(plan("--hardware=z80", NULL), 1);
     assert_int_equal(plan("--ep=8,x", NULL), 2);
