@@ -345,7 +345,7 @@ step(engine_t *e)
 static uint32_t
 tokens_of(uint32_t batch)
 {
-    return batch <= 8 ? 64 : batch <= 16 ? 32 : 16;
+    return batch <= 8 ? 32 : batch <= 16 ? 16 : 8;
 }
 
 
@@ -437,11 +437,11 @@ process(engine_t *e, const uint32_t *batches, uint32_t n)
     e->random = e->rank + 1;
     open_engine(e, batches[n - 1] / procs);
 
-    /* once for nothing: it finds the weights' pages */
+    /* once for nothing, with all: it finds the weights' pages */
     for (i = 0; i <= n; i++) {
         pthread_barrier_wait(&shared->barrier);
         run_batch(e, batches[i ? i - 1 : n - 1] / procs,
-                  tokens_of(batches[i ? i - 1 : n - 1]),
+                  i ? tokens_of(batches[i - 1]) : 2,
                   &shared->results[e->rank]);
         pthread_barrier_wait(&shared->barrier);
     }
