@@ -111,6 +111,13 @@ moe_launched(moe_launched_t *l)
 
 
 uint32_t
+moe_launched_hosts(const moe_launched_t *l)
+{
+    return l->size % l->local_size == 0 ? l->size / l->local_size : 1;
+}
+
+
+uint32_t
 moe_launched_threads(uint32_t local, int each)
 {
     uint32_t   n;

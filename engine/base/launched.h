@@ -21,6 +21,10 @@ typedef struct {
  * started; 0: this process is nobody's, as far as its environment says. */
 int moe_launched(moe_launched_t *l);
 
+/* Hosts that the job is on, where all have as many of its processes as this
+ * one; else 1. */
+uint32_t moe_launched_hosts(const moe_launched_t *l);
+
 /* Threads for one of local processes: its share of what it may run on; all
  * of that where it is bound to less than the host has, each to its own. */
 uint32_t moe_launched_threads(uint32_t local, int each);

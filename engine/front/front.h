@@ -107,7 +107,7 @@ typedef struct {
     int                  transport;          /* moe_transport_e */
     uint32_t             replicas;           /* of them; UINT32_MAX: some */
     uint32_t             rebalance_s;        /* 0: never */
-    uint32_t             nodes;              /* that ranks are on */
+    uint32_t             nodes;              /* that ranks are on; 0: hosts */
     moe_launched_t       launched;           /* size 0: it starts its ranks */
     int                  leash;              /* launched: hangs up when the
                                               * host's first rank is gone */

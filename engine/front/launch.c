@@ -184,7 +184,8 @@ moe_launch_rank(moe_serve_options_t *o, moe_mpi_t *mpi, moe_err_t *err)
     o->rank.ended = moe_launch_ended;
     o->rank.balance.period_us = o->rebalance_s * MOE_SECOND;
     o->rank.balance.spare = o->replicas;
-    o->rank.balance.nodes = o->nodes;
+    o->rank.balance.nodes = o->nodes ? o->nodes
+                                     : moe_launched_hosts(&o->launched);
 
     return moe_rank_main(&o->rank, fd);
 }

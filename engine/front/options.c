@@ -120,7 +120,8 @@ static const char  moe_serve_help[] =
     "                         every S seconds; 0: never (default: 10)\n"
     "  --nodes N              the ranks are on N nodes, equal runs of them;\n"
     "                         a group of experts, where the router chooses\n"
-    "                         among groups, stays on one (default: 1)\n"
+    "                         among groups, stays on one (default: 1,\n"
+    "                         or the hosts that a launcher uses)\n"
     "  --row-format FORMAT    of rows on their way to experts and back: f32\n"
     "                         or bf16 (default: f32)\n"
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
@@ -460,7 +461,6 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
     o->drain_s = 30;
     o->replicas = UINT32_MAX;
     o->rebalance_s = 10;
-    o->nodes = 1;
     o->park_s = 300;
     o->rank_s = 300;
     o->spread = -1;

@@ -124,6 +124,8 @@ add_serve(const char **argv, int at, const char *n, const char *socket)
     argv[at++] = "1";
     argv[at++] = "--drain-timeout";
     argv[at++] = "60";
+    argv[at++] = "--rebalance";
+    argv[at++] = "1";
     argv[at++] = "--socket";
     argv[at++] = socket;
     argv[at] = NULL;
@@ -388,6 +390,7 @@ test_hosts(void **state)
     char         script[PATH_MAX + 32], nets[2][64];
     pid_t        pid1, pid2, fronts[2];
     worker_t     v, w;
+    moe_stats_t  s;
     const char  *argv[50];
 
     snprintf(script, sizeof(script), "%s/t/tools/two-hosts.sh",
@@ -413,8 +416,8 @@ test_hosts(void **state)
     at = add_serve(argv, at, "2", path2);
     argv[at++] = ":";
     argv[at++] = "-host";
-    argv[at++] = "10.77.77.2:1";
-    (void) add_serve(argv, at, "1", path3);
+    argv[at++] = "10.77.77.2:2";
+    (void) add_serve(argv, at, "2", path3);
 
     pid2 = spawn(argv);
     worker_ready(&v, path2);
@@ -438,6 +441,19 @@ test_hosts(void **state)
     compare_all(&v, a, b);
     ask_all(&one, a);
     compare_all(&w, a, c);
+
+    /* experts are placed anew meanwhile, groups on their hosts */
+
+    memset(&s, 0, sizeof(s));
+
+    for (i = 0; i < 100 && s.placements == 0; i++) {
+        ask_all(&one, a);
+        ask_all(&v, b);
+        compare_all(&v, a, b);
+        worker_stats(&v, &s);
+    }
+
+    assert_true(s.placements > 0);
 
     /* the wire between them is cut */
 
