@@ -65,6 +65,7 @@ $(LIB): $(OBJS)
 $(BUILD)/obj/kernels/cpu/%_avx2.o: ARCH = -mavx2 -mfma -mf16c
 $(BUILD)/obj/kernels/cpu/%_avx512.o: ARCH = -mavx512f -mavx512bw \
     -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c
+$(BUILD)/obj/kernels/cpu/bf16_avx512.o: CFLAGS_ += -mavx512bf16
 
 # no fuzzer reaches the kernels, whose vector code compiles slowly under it
 PLAIN = $(if $(findstring fuzzer,$(CFLAGS)),$(filter kernels/%,$<))
@@ -169,7 +170,8 @@ unit: tokenizers $(UNITS) $(MPI_HERE)
 # AVX-512 in C and AVX2, so that it is tested where no processor has it; loops
 # stay loops, which compiles in seconds
 
-EMULATED = test_kernels test_attention test_quant test_packed test_golden
+EMULATED = test_kernels test_attention test_quant test_bf16 test_packed \
+           test_golden
 EMULATE_OBJS = $(patsubst kernels/cpu/%.c,$(BUILD)/emulate/%.o, \
                    $(wildcard kernels/cpu/*_avx512.c)) $(BUILD)/emulate/sets.o
 

@@ -137,7 +137,9 @@ static const char  moe_serve_help[] =
     "                         16g (default: from the machine's memory)\n"
     "  --kv-format FORMAT     f32, bf16, or int8 in groups of 32 (default:\n"
     "                         f32)\n"
-    "  --kernels NAME         plain, avx2 or avx512 (default: the fastest)\n"
+    "  --kernels NAME         plain, avx2 or avx512 (default: the fastest);\n"
+    "                         avx512-bf16, plain-bf16: bf16 weights by inputs\n"
+    "                         rounded to bf16\n"
     "\n"
     "Limits; times are in seconds\n"
     "  --queue N              requests that may wait; more are answered with\n"
@@ -278,7 +280,9 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     static const char *const  drafts[] = { "auto", "off", "always", NULL };
     static const char *const  wheres[] = { "each", "spread", NULL };
     static const char *const  hows[] = { "auto", "shm", "mpi", NULL };
-    static const char *const  kernels[] = { "plain", "avx2", "avx512", NULL };
+    static const char *const  kernels[] = {
+        "plain", "avx2", "avx512", "plain-bf16", "avx512-bf16", NULL
+    };
     static const char *const  levels[] = { "error", "warn", "notice", "info",
                                            "debug", NULL };
 

@@ -67,9 +67,10 @@ typedef struct {
                                     * moe_model_kv_resize() */
     moe_kv_format_e   kv_format;   /* in the fingerprint */
     const char       *kernels;     /* "plain", "avx2", "avx512", which give
-                                    * equal bits, or "cuda" where it was
-                                    * built; NULL: the fastest of the first
-                                    * three that this machine runs */
+                                    * equal bits, one with "-bf16", or "cuda"
+                                    * where it was built; NULL: the fastest
+                                    * of the first three that this machine
+                                    * runs */
     moe_row_format_e  row_format;  /* at the experts; in the fingerprint */
     int               mtp;         /* have the MTP layer ready, where there is
                                     * one: for moe_model_draft() */

@@ -5,11 +5,13 @@
 #endif
 
 #include "kernels/kernels.h"
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/sets.h"
 
 
 static int has_avx2(void);
 static int has_avx512(void);
+static int has_bf16(void);
 
 
 const moe_kernels_t *
@@ -32,6 +34,14 @@ moe_kernels_get(const char *name)
         return moe_kernels_cuda();
     }
 #endif
+
+    if (strcmp(name, "avx512-bf16") == 0 && has_bf16()) {
+        return moe_bf16_avx512();
+    }
+
+    if (strcmp(name, "plain-bf16") == 0) {
+        return moe_bf16_plain();
+    }
 
     return NULL;
 }
@@ -66,6 +76,21 @@ has_avx512(void)
            && __builtin_cpu_supports("avx512dq")
            && __builtin_cpu_supports("avx512vl")
            && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11);
+#else
+    return 0;
+#endif
+}
+
+
+/* leaf 7.1, EAX bit 5; and that it adds as it is said to */
+static int
+has_bf16(void)
+{
+#if defined(__x86_64__)
+    unsigned  a, b, c, d;
+
+    return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d)
+           && (a & 1u << 5) && moe_bf16_agrees(moe_bf16_tile_avx512);
 #else
     return 0;
 #endif

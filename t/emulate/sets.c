@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/sets.h"
 
 
@@ -21,5 +22,11 @@ moe_kernels_get(const char *name)
         }
     }
 
-    return NULL;
+    if (strcmp(name, "avx512-bf16") == 0 && __builtin_cpu_supports("avx2")
+        && moe_bf16_agrees(moe_bf16_tile_avx512))
+    {
+        return moe_bf16_avx512();
+    }
+
+    return strcmp(name, "plain-bf16") == 0 ? moe_bf16_plain() : NULL;
 }
