@@ -26,7 +26,7 @@ enum {
 __device__ static inline size_t
 row_size(uint32_t groups)
 {
-    return ((size_t) groups * (MOE_GROUP + 12) + 63) / 64 * 64;
+    return ((size_t) groups * (MOE_GROUP + 16) + 63) / 64 * 64;
 }
 
 
@@ -42,7 +42,8 @@ row_sums(uint8_t *row, uint32_t groups, moe_wtype_e type)
 {
     return (int32_t *) (row + (size_t) groups
                               * (type == MOE_W_I4_G32 ? MOE_GROUP + 4
-                                                      : MOE_GROUP + 8));
+                                 : type == MOE_W_MX4_G32 ? MOE_GROUP + 8
+                                                         : MOE_GROUP + 12));
 }
 
 
@@ -88,7 +89,45 @@ quantize(float x, uint8_t *row, uint32_t groups, uint32_t g)
     row_scales(row, groups)[g] = bits >= 0x7f800000 ? as_float(0x7fc00000)
                                  : amax < AMAX_MIN ? 0.0f : amax / 127.0f;
     row_sums(row, groups, MOE_W_I4_G32)[g] = -8 * total;
+    row_sums(row, groups, MOE_W_MX4_G32)[g] = -12 * total;
     row_sums(row, groups, MOE_W_I8_G32)[g] = -128 * total;
+}
+
+
+/* four codes of e2m1, one a byte, as what they mean doubled, + 12 */
+__device__ static inline uint32_t
+e2m1_plus_12(uint32_t codes)
+{
+    int       i;
+    uint32_t  c, m, out;
+
+    out = 0;
+
+    for (i = 0; i < 32; i += 8) {
+        c = codes >> i & 15;
+        m = (uint32_t) (UINT64_C(0x0c08060403020100) >> c % 8 * 8) & 255;
+        out |= (c < 8 ? 12 + m : 12 - m) << i;
+    }
+
+    return out;
+}
+
+
+/* the scale of a block's column, scales of which begin at */
+__device__ static inline float
+scale_of(moe_wtype_e type, const uint8_t *at, uint32_t col)
+{
+    uint32_t  e;
+
+    if (type != MOE_W_MX4_G32) {
+        return f16_to_f32(((const uint16_t *) at)[col]);
+    }
+
+    /* 2^-127 and 2^-128 have no exponent of their own */
+    e = at[col];
+
+    return as_float(e == 255 ? 0x7fc00000
+                    : e > 1 ? (e - 1) << 23 : 0x200000u << e);
 }
 
 
@@ -97,7 +136,8 @@ quantize(float x, uint8_t *row, uint32_t groups, uint32_t g)
 __device__ static inline int32_t
 group_dot(moe_wtype_e type, const uint32_t *w, const int32_t *x, int32_t sum)
 {
-    int  j;
+    int       j;
+    uint32_t  lo, hi;
 
     if (type == MOE_W_I8_G32) {
         /* -128 has been undone in the weights */
@@ -111,9 +151,16 @@ group_dot(moe_wtype_e type, const uint32_t *w, const int32_t *x, int32_t sum)
     }
 
     for (j = 0; j < MOE_GROUP / 8; j++) {
-        sum = __dp4a((int32_t) (w[j * WARP] & 0x0f0f0f0f), x[2 * j], sum);
-        sum = __dp4a((int32_t) (w[j * WARP] >> 4 & 0x0f0f0f0f), x[2 * j + 1],
-                     sum);
+        lo = w[j * WARP] & 0x0f0f0f0f;
+        hi = w[j * WARP] >> 4 & 0x0f0f0f0f;
+
+        if (type == MOE_W_MX4_G32) {
+            lo = e2m1_plus_12(lo);
+            hi = e2m1_plus_12(hi);
+        }
+
+        sum = __dp4a((int32_t) lo, x[2 * j], sum);
+        sum = __dp4a((int32_t) hi, x[2 * j + 1], sum);
     }
 
     return sum;
@@ -125,26 +172,25 @@ __device__ static inline float
 column(const moe_matrix_t &w, uint32_t s, const uint8_t *row)
 {
     float           acc;
-    size_t          size;
-    uint16_t        half;
+    size_t          size, quants;
     uint32_t        g, lane, groups;
     const uint8_t  *block;
 
     lane = threadIdx.x % WARP;
     groups = w.k / MOE_GROUP + (w.k % MOE_GROUP != 0);
-    size = w.type == MOE_W_I8_G32 ? MOE_I8_BLOCK : MOE_I4_BLOCK;
+    quants = w.type == MOE_W_I8_G32 ? 1024 : 512;
+    size = quants + (w.type == MOE_W_MX4_G32 ? 32 : 64);
     block = (const uint8_t *) w.data + s * groups * size;
     acc = 0.0f;
 
     for (g = 0; g < groups; g++, block += size) {
-        half = ((const uint16_t *) (block + size - 64))[lane];
-
         acc = fmaf((float) group_dot(w.type, (const uint32_t *) block + lane,
                                      (const int32_t *) row
                                      + g * (MOE_GROUP / 4),
                                      row_sums((uint8_t *) row, groups,
                                               w.type)[g]),
-                   f16_to_f32(half) * row_scales((uint8_t *) row, groups)[g],
+                   scale_of(w.type, block + quants, lane)
+                   * row_scales((uint8_t *) row, groups)[g],
                    acc);
     }
 

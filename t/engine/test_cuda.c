@@ -558,6 +558,17 @@ test_matmul_t(void **state)
 }
 
 
+static moe_wtype_e
+packed_type(uint32_t i)
+{
+    static const moe_wtype_e  types[] = {
+        MOE_W_I8_G32, MOE_W_I4_G32, MOE_W_MX4_G32
+    };
+
+    return types[i % 3];
+}
+
+
 static void
 test_packed(void **state)
 {
@@ -568,20 +579,21 @@ test_packed(void **state)
     size = device.quant_size;
 
     for (i = 0; i < 12 * rounds; i++) {
-        matmul_once(i % 2 ? MOE_W_I8_G32 : MOE_W_I4_G32, 1 + below(80),
-                    1 + below(200), 1 + below(20), 1, 1);
+        matmul_once(packed_type(i), 1 + below(80), 1 + below(200),
+                    1 + below(20), 1, 1);
     }
 
     /* memory for three rows at a time */
     for (i = 0; i < 4; i++) {
         device.quant_size = 3 * moe_quant_row(150);
-        matmul_once(i % 2 ? MOE_W_I8_G32 : MOE_W_I4_G32, 40, 150, 11, 1, 1);
+        matmul_once(packed_type(i), 40, 150, 11, 1, 1);
         device.quant_size = size;
     }
 
     if (large) {
         matmul_once(MOE_W_I8_G32, 2048, 7168, 70, 1, 1);
         matmul_once(MOE_W_I4_G32, 2048, 7168, 70, 1, 1);
+        matmul_once(MOE_W_MX4_G32, 2048, 7168, 70, 1, 1);
     }
 }
 
@@ -596,7 +608,7 @@ glu_once(uint32_t nparts, int clamped)
     moe_wtype_e     type;
     moe_clamped_t   c = { 1.702f, 7.0f };
 
-    type = below(2) ? MOE_W_I8_G32 : MOE_W_I4_G32;
+    type = packed_type(below(3));
     k = 1 + below(100);
     f = 1 + below(100);
     n = 1 + below(100);
