@@ -86,6 +86,7 @@ static void moe_gen_echo(moe_gen_t *g, moe_gen_job_t *j,
     const moe_step_entry_t *e);
 static int moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
     uint32_t pos);
+static uint32_t moe_gen_others(const moe_gen_t *g, const moe_step_t *step);
 static int moe_gen_draft_memory(moe_gen_t *g, const moe_sched_options_t *so);
 static int moe_gen_drafts(moe_gen_t *g, const moe_step_t *step,
     uint64_t began, uint64_t sampled, moe_err_t *err);
@@ -521,9 +522,24 @@ moe_gen_step(moe_gen_t *g, moe_err_t *err)
         return -1;
     }
 
-    moe_pace_seen(&g->pace, prompts, moe_gen_now() - began);
+    moe_pace_seen(&g->pace, prompts + moe_gen_others(g, step),
+                  moe_gen_now() - began);
 
     return 1;
+}
+
+
+/* Ranks that step together wait for the one with most rows: those that it has
+ * more than this one are rows of its prompts. */
+static uint32_t
+moe_gen_others(const moe_gen_t *g, const moe_step_t *step)
+{
+    const moe_exchange_t  *x;
+
+    x = moe_model_exchange(g->model);
+
+    return x && x->most_rows > step->batch.nrows
+           ? x->most_rows - step->batch.nrows : 0;
 }
 
 

@@ -31,7 +31,8 @@ typedef struct {
 /* rows for a step of at most us; UINT32_MAX where us is 0 */
 uint32_t moe_pace_rows(const moe_pace_t *p, uint64_t us);
 
-/* A step with so many rows of prompts took us. */
+/* A step with so many rows of prompts took us; theirs too whom it waited
+ * for. */
 void moe_pace_seen(moe_pace_t *p, uint32_t rows, uint64_t us);
 
 

@@ -97,6 +97,8 @@ struct moe_exchange_s {
     const moe_exchange_ops_t  *ops;
     moe_row_format_e           format;
     uint32_t                   nranks;  /* most that rows may come from */
+    uint32_t                   most_rows;   /* of a rank, in the step that
+                                             * has begun */
 };
 
 typedef struct {

@@ -109,6 +109,7 @@ local_begin(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
     }
 
     l->nrows = nrows;
+    x->most_rows = nrows;
 
     return MOE_EXCHANGE_OK;
 }

@@ -712,6 +712,7 @@ agree(mpi_t *x, moe_err_t *err)
 
     p->placement = x->placement;
     p->capacity = moe_parcels_capacity(p, max, fixed);
+    x->base.most_rows = max;
     x->over = over != 0;
 
     return 0;

@@ -410,6 +410,7 @@ agree(shm_t *x, uint32_t turn, uint64_t *late, moe_err_t *err)
 
     p->placement = x->placement;
     p->capacity = moe_parcels_capacity(p, max, fixed);
+    x->base.most_rows = max;
 
     return 0;
 }

@@ -779,13 +779,18 @@ count(fleet_t *f, rank_t *r, moe_fleet_part_t *part)
 static int
 commit(fleet_t *f, const moe_fleet_time_t *time, moe_err_t *err)
 {
-    double    made, waiting;
+    double    made, waiting, most;
     rank_t   *r;
     uint32_t  i, k, up;
 
     made = 0;
     waiting = 0;
+    most = 0;
     up = 0;
+
+    for (i = 0; i < f->nranks; i++) {
+        most = fmax(most, f->parts[i].rows.rows);
+    }
 
     for (i = 0; i < f->nranks; i++) {
         r = &f->ranks[i];
@@ -796,7 +801,9 @@ commit(fleet_t *f, const moe_fleet_time_t *time, moe_err_t *err)
         }
 
         moe_sched_commit(r->sched);
-        moe_pace_seen(&r->pace, r->prompts, (uint64_t) (time->seconds * 1e6));
+        moe_pace_seen(&r->pace,
+                      r->prompts + (uint32_t) (most - f->parts[i].rows.rows),
+                      (uint64_t) (time->seconds * 1e6));
 
         for (k = 0; k < r->step->n; k++) {
             if (commit_entry(f, &r->step->entries[k], &made, err) != 0) {

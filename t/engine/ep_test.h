@@ -227,6 +227,12 @@ step(moe_model_t *m, seq_t *q, const uint32_t *list, uint32_t nlist,
         return -1;
     }
 
+    if (moe_model_exchange(m)->most_rows < n) {
+        free(out);
+        return moe_err(err, "%u rows at most in a step, where one rank has "
+                       "%u", moe_model_exchange(m)->most_rows, n);
+    }
+
     nout = 0;
 
     for (i = 0; i < nlist; i++) {

@@ -366,6 +366,37 @@ test_prompts(void **state)
 }
 
 
+/* A rank's pace knows whose rows made a step long: where prompts come to one
+ * of 16 ranks at a time, steps of a bounded time make about as much as those
+ * without a bound. */
+static void
+test_pace(void **state)
+{
+    moe_load_options_t   l;
+    moe_fleet_result_t   any, bounded;
+    moe_fleet_options_t  o;
+
+    fleet(&o, "h200", 16, 0);
+    o.apart = 0;
+    o.step_tokens = 512;
+    o.prefill_chunk = 256;
+    o.seconds = 30;
+    load_defaults(&l, 2000, 50);
+    l.rate = 12;
+
+    o.step_s = 0;
+    run(&o, &l, &any);
+    o.step_s = 0.08;
+    run(&o, &l, &bounded);
+
+    assert_true(bounded.all.rate > 0.85 * any.all.rate);
+    assert_true(bounded.all.token99 < 0.1);
+
+    moe_fleet_free(&any);
+    moe_fleet_free(&bounded);
+}
+
+
 static void
 write_file(const char *path, const char *text)
 {
@@ -587,6 +618,7 @@ main(void)
         cmocka_unit_test(test_slow),
         cmocka_unit_test(test_deaths),
         cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_pace),
         cmocka_unit_test(test_recorded),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_command)
