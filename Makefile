@@ -25,10 +25,11 @@ ENGINE  = $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c)) \
 KERNELS = $(if $(CUDA),$(wildcard kernels/cuda/*.cu))
 OBJS    = $(ENGINE:%.c=$(BUILD)/obj/%.o) $(KERNELS:%.cu=$(BUILD)/obj/%.o)
 LIB     = $(BUILD)/libmoe.a
-CUDA_UNITS = test_cuda
+CUDA_UNITS = test_cuda test_cuda_model
 TSAN_UNITS = test_jobq test_kernels test_attention test_rank test_ep
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(filter-out \
-              $(if $(CUDA),,t/engine/test_cuda.c),$(wildcard t/engine/test_*.c)))
+              $(if $(CUDA),,$(CUDA_UNITS:%=t/engine/%.c)), \
+              $(wildcard t/engine/test_*.c)))
 
 
 .PHONY: help engine mpi cuda-compile cuda-test module unit-build unit emulate \
@@ -105,7 +106,8 @@ endif
 cuda-compile:
 	@mkdir -p build
 	@if tools/cuda/nvcc.sh -i; then \
-	    $(MAKE) CUDA=1 engine $(CUDA_UNITS:%=$(BUILD)/cuda-1/t/%); \
+	    $(MAKE) CUDA=1 engine $(CUDA_UNITS:%=build/cuda-1/t/%) \
+	        build/cuda-1/bench-gpu; \
 	else \
 	    echo "cuda-compile: 1 skipped: no CUDA compiler to be had"; \
 	fi
@@ -113,7 +115,7 @@ cuda-compile:
 #: make cuda-test       the simple kernels, run on the processor
 cuda-test:
 	$(MAKE) CUDA=simt unit \
-	    UNITS="$(patsubst %,$(BUILD)/cuda-simt/t/%,$(CUDA_UNITS))"
+	    UNITS="$(CUDA_UNITS:%=build/cuda-simt/t/%)"
 
 #: make module        build/ngx_http_moe_module.so, against NGINX_SRC
 NGINX_SRC ?= /usr/share/nginx/src
@@ -273,6 +275,14 @@ $(BUILD)/bench-exchange: tools/bench/exchange.c $(LIB)
 
 bench-exchange: $(BUILD)/bench-exchange
 	@$(BUILD)/bench-exchange
+
+# what tools/gpu_check.sh measures with, besides the engine
+$(BUILD)/bench-gpu: tools/bench/gpu.c $(LIB)
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< $(LIB) $(LDFLAGS) $(LDLIBS_)
+
+$(BUILD)/shapes: tools/bench/shapes.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< -lm
 
 #: make bench-ep      replicas, expert-parallel ranks and one engine compared
 $(BUILD)/bench-ep: tools/bench/ep.c tools/bench/proc.h $(LIB)

@@ -87,7 +87,7 @@ static const char  moe_bench_help[] =
     "  --prompt N        tokens of each prompt (default: 128)\n"
     "  --tokens N        tokens sampled for each (default: 64)\n"
     "  --threads N       computing threads (default: all cores)\n"
-    "  --kernels NAME    plain, avx2, avx512, plain-bf16 or avx512-bf16\n"
+    "  --kernels NAME    plain, avx2, avx512, plain-bf16, avx512-bf16 or cuda\n"
     "                    (default: the fastest of the first three)\n"
     "  --kv-format F     f32, bf16 or int8 (default: f32)\n"
     "\n"

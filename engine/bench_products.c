@@ -217,6 +217,11 @@ prepare(products_t *p, uint32_t threads, const char *kernels, moe_err_t *err)
         return moe_err(err, "this machine has no kernels \"%s\"", kernels);
     }
 
+    if (p->k->memory != NULL) {
+        return moe_err(err, "kernels \"%s\" compute in no memory of this "
+                       "process", kernels);
+    }
+
     if (threads == 0) {
         threads = sched_getaffinity(0, sizeof(set), &set) == 0
                   ? (uint32_t) CPU_COUNT(&set) : 1;

@@ -22,28 +22,18 @@ enum {
 #define AMAX_MIN  0x1p-100f
 
 
-/* a row's memory, as moe_packed_row() and those beside it divide it */
+/* a row's quants, then its scales; never more than moe_quant_row() */
 __device__ static inline size_t
 row_size(uint32_t groups)
 {
-    return ((size_t) groups * (MOE_GROUP + 16) + 63) / 64 * 64;
+    return ((size_t) groups * (MOE_GROUP + 4) + 63) / 64 * 64;
 }
 
 
 __device__ static inline float *
-row_scales(uint8_t *row, uint32_t groups)
+row_scales(const uint8_t *row, uint32_t groups)
 {
     return (float *) (row + (size_t) groups * MOE_GROUP);
-}
-
-
-__device__ static inline int32_t *
-row_sums(uint8_t *row, uint32_t groups, moe_wtype_e type)
-{
-    return (int32_t *) (row + (size_t) groups
-                              * (type == MOE_W_I4_G32 ? MOE_GROUP + 4
-                                 : type == MOE_W_MX4_G32 ? MOE_GROUP + 8
-                                                         : MOE_GROUP + 12));
 }
 
 
@@ -54,7 +44,7 @@ quantize(float x, uint8_t *row, uint32_t groups, uint32_t g)
 {
     int       i;
     float     amax;
-    int32_t   q, total;
+    int32_t   q;
     uint32_t  bits, other, lane;
 
     lane = threadIdx.x % WARP;
@@ -76,91 +66,98 @@ quantize(float x, uint8_t *row, uint32_t groups, uint32_t g)
     }
 
     ((int8_t *) row)[g * MOE_GROUP + lane] = (int8_t) q;
-    total = q;
 
-    for (i = WARP / 2; i > 0; i /= 2) {
-        total += __shfl_xor_sync(0xffffffff, total, i);
+    if (lane == 0) {
+        row_scales(row, groups)[g] = bits >= 0x7f800000
+                                     ? as_float(0x7fc00000)
+                                     : amax < AMAX_MIN ? 0.0f
+                                     : amax / 127.0f;
     }
-
-    if (lane != 0) {
-        return;
-    }
-
-    row_scales(row, groups)[g] = bits >= 0x7f800000 ? as_float(0x7fc00000)
-                                 : amax < AMAX_MIN ? 0.0f : amax / 127.0f;
-    row_sums(row, groups, MOE_W_I4_G32)[g] = -8 * total;
-    row_sums(row, groups, MOE_W_MX4_G32)[g] = -12 * total;
-    row_sums(row, groups, MOE_W_I8_G32)[g] = -128 * total;
 }
 
 
-/* four codes of e2m1, one a byte, as what they mean doubled, + 12 */
-__device__ static inline uint32_t
-e2m1_plus_12(uint32_t codes)
-{
-    int       i;
-    uint32_t  c, m, out;
-
-    out = 0;
-
-    for (i = 0; i < 32; i += 8) {
-        c = codes >> i & 15;
-        m = (uint32_t) (UINT64_C(0x0c08060403020100) >> c % 8 * 8) & 255;
-        out |= (c < 8 ? 12 + m : 12 - m) << i;
-    }
-
-    return out;
-}
-
-
-/* the scale of a block's column, scales of which begin at */
-__device__ static inline float
-scale_of(moe_wtype_e type, const uint8_t *at, uint32_t col)
-{
-    uint32_t  e;
-
-    if (type != MOE_W_MX4_G32) {
-        return f16_to_f32(((const uint16_t *) at)[col]);
-    }
-
-    /* 2^-127 and 2^-128 have no exponent of their own */
-    e = at[col];
-
-    return as_float(e == 255 ? 0x7fc00000
-                    : e > 1 ? (e - 1) << 23 : 0x200000u << e);
-}
-
-
-/* the sum of a group's products of one column, offsets undone; w: the words
- * of that column, 32 apart */
+/* the double of the number e2m1 with this code */
 __device__ static inline int32_t
-group_dot(moe_wtype_e type, const uint32_t *w, const int32_t *x, int32_t sum)
+e2m1(uint32_t code)
 {
-    int       j;
-    uint32_t  lo, hi;
+    int32_t   v;
+    uint32_t  m;
 
-    if (type == MOE_W_I8_G32) {
-        /* -128 has been undone in the weights */
-        sum = 0;
+    m = code & 7;
+    v = m < 2 ? (int32_t) m : (int32_t) ((2 + (m & 1)) << (m / 2 - 1));
 
-        for (j = 0; j < MOE_GROUP / 4; j++) {
-            sum = __dp4a((int32_t) (w[j * WARP] ^ 0x80808080), x[j], sum);
-        }
+    return code & 8 ? -v : v;
+}
 
-        return sum;
+
+/* moe_e8m0() */
+__device__ static inline float
+e8m0(uint32_t e)
+{
+    return as_float(e == 255 ? 0x7fc00000
+                    : e > 1 ? (e - 1) << 23 : (uint32_t) 0x200000 << e);
+}
+
+
+/* the sum of a group's products of one column; w: the words of that column,
+ * 32 apart */
+
+__device__ static inline int32_t
+dot_i8(const uint32_t *w, const int32_t *x)
+{
+    int      j;
+    int32_t  sum;
+
+    sum = 0;
+
+    for (j = 0; j < MOE_GROUP / 4; j++) {
+        sum = __dp4a((int32_t) (w[j * WARP] ^ 0x80808080), x[j], sum);
     }
+
+    return sum;
+}
+
+
+/* q + 8 in four bits becomes q in eight */
+__device__ static inline int32_t
+widen_i4(uint32_t q)
+{
+    return (int32_t) (((q & 0x0f0f0f0f) + 0x78787878) ^ 0x80808080);
+}
+
+
+__device__ static inline int32_t
+dot_i4(const uint32_t *w, const int32_t *x)
+{
+    int      j;
+    int32_t  sum;
+
+    sum = 0;
 
     for (j = 0; j < MOE_GROUP / 8; j++) {
-        lo = w[j * WARP] & 0x0f0f0f0f;
-        hi = w[j * WARP] >> 4 & 0x0f0f0f0f;
+        sum = __dp4a(widen_i4(w[j * WARP]), x[2 * j], sum);
+        sum = __dp4a(widen_i4(w[j * WARP] >> 4), x[2 * j + 1], sum);
+    }
 
-        if (type == MOE_W_MX4_G32) {
-            lo = e2m1_plus_12(lo);
-            hi = e2m1_plus_12(hi);
+    return sum;
+}
+
+
+__device__ static inline int32_t
+dot_mx4(const uint32_t *w, const int32_t *x)
+{
+    int      i, j;
+    int32_t  sum;
+
+    sum = 0;
+
+    for (j = 0; j < MOE_GROUP / 8; j++) {
+        for (i = 0; i < 32; i += 8) {
+            sum += e2m1(w[j * WARP] >> i)
+                   * (int8_t) ((uint32_t) x[2 * j] >> i);
+            sum += e2m1(w[j * WARP] >> (i + 4))
+                   * (int8_t) ((uint32_t) x[2 * j + 1] >> i);
         }
-
-        sum = __dp4a((int32_t) lo, x[2 * j], sum);
-        sum = __dp4a((int32_t) hi, x[2 * j + 1], sum);
     }
 
     return sum;
@@ -171,27 +168,40 @@ group_dot(moe_wtype_e type, const uint32_t *w, const int32_t *x, int32_t sum)
 __device__ static inline float
 column(const moe_matrix_t &w, uint32_t s, const uint8_t *row)
 {
-    float           acc;
-    size_t          size, quants;
-    uint32_t        g, lane, groups;
-    const uint8_t  *block;
+    float            acc, scale;
+    size_t           size;
+    int32_t          sum;
+    uint32_t         g, lane, groups;
+    const int32_t   *x;
+    const uint8_t   *block;
+    const uint32_t  *quants;
 
     lane = threadIdx.x % WARP;
     groups = w.k / MOE_GROUP + (w.k % MOE_GROUP != 0);
-    quants = w.type == MOE_W_I8_G32 ? 1024 : 512;
-    size = quants + (w.type == MOE_W_MX4_G32 ? 32 : 64);
+    size = w.type == MOE_W_I8_G32 ? MOE_I8_BLOCK
+           : w.type == MOE_W_I4_G32 ? MOE_I4_BLOCK : MOE_MX4_BLOCK;
     block = (const uint8_t *) w.data + s * groups * size;
     acc = 0.0f;
 
     for (g = 0; g < groups; g++, block += size) {
-        acc = fmaf((float) group_dot(w.type, (const uint32_t *) block + lane,
-                                     (const int32_t *) row
-                                     + g * (MOE_GROUP / 4),
-                                     row_sums((uint8_t *) row, groups,
-                                              w.type)[g]),
-                   scale_of(w.type, block + quants, lane)
-                   * row_scales((uint8_t *) row, groups)[g],
-                   acc);
+        quants = (const uint32_t *) block + lane;
+        x = (const int32_t *) row + g * (MOE_GROUP / 4);
+
+        switch (w.type) {
+        case MOE_W_I8_G32:
+            sum = dot_i8(quants, x);
+            scale = f16_to_f32(((const uint16_t *) (block + 1024))[lane]);
+            break;
+        case MOE_W_I4_G32:
+            sum = dot_i4(quants, x);
+            scale = f16_to_f32(((const uint16_t *) (block + 512))[lane]);
+            break;
+        default:
+            sum = dot_mx4(quants, x);
+            scale = e8m0(block[512 + lane]);
+        }
+
+        acc = fmaf((float) sum, scale * row_scales(row, groups)[g], acc);
     }
 
     return acc;

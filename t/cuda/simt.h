@@ -34,7 +34,12 @@
     type  *name = reinterpret_cast<type *>(simt.shared)
 
 
-enum { SIMT_THREADS = 1024, SIMT_STACK = 128 << 10, SIMT_TAKEN = 512 };
+enum {
+    SIMT_THREADS = 1024,
+    SIMT_STACK = 128 << 10,     /* bytes a thread */
+    SIMT_TAKEN = 512,
+    SIMT_MEMORY = 1 << 30       /* most bytes at once */
+};
 
 typedef enum {
     SIMT_RUNS,
@@ -383,7 +388,7 @@ cudaMalloc(void **p, size_t bytes)
     size_t         size;
     simt_taken_t  *t;
 
-    if (simt.ntaken == SIMT_TAKEN) {
+    if (simt.ntaken == SIMT_TAKEN || bytes > SIMT_MEMORY) {
         return cudaErrorMemoryAllocation;
     }
 

@@ -15,6 +15,10 @@
 
 enum { MAX_TAKEN = 400 };
 
+static const moe_wtype_e  packed[] = {
+    MOE_W_I8_G32, MOE_W_I4_G32, MOE_W_MX4_G32
+};
+
 
 static const moe_kernels_t  *cpu;
 static const moe_kernels_t  *gpu;
@@ -497,8 +501,8 @@ test_matmul(void **state)
                     i % 8 < 4 ? 1 + below(8) : 9 + below(60), 1, 0);
     }
 
-    for (i = 0; i < 4 * large * rounds; i++) {
-        matmul_once((moe_wtype_e) i % 4, 2048, 7168, 1 + below(300), 1, 0);
+    for (i = 0; i < 4 * (uint32_t) large; i++) {
+        matmul_once((moe_wtype_e) (i % 4), 2048, 7168, 1 + below(300), 1, 0);
     }
 }
 
@@ -558,17 +562,6 @@ test_matmul_t(void **state)
 }
 
 
-static moe_wtype_e
-packed_type(uint32_t i)
-{
-    static const moe_wtype_e  types[] = {
-        MOE_W_I8_G32, MOE_W_I4_G32, MOE_W_MX4_G32
-    };
-
-    return types[i % 3];
-}
-
-
 static void
 test_packed(void **state)
 {
@@ -579,21 +572,19 @@ test_packed(void **state)
     size = device.quant_size;
 
     for (i = 0; i < 12 * rounds; i++) {
-        matmul_once(packed_type(i), 1 + below(80), 1 + below(200),
-                    1 + below(20), 1, 1);
+        matmul_once(packed[i % 3], 1 + below(80),
+                    1 + below(200), 1 + below(20), 1, 1);
     }
 
     /* memory for three rows at a time */
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < 3; i++) {
         device.quant_size = 3 * moe_quant_row(150);
-        matmul_once(packed_type(i), 40, 150, 11, 1, 1);
+        matmul_once(packed[i % 3], 40, 150, 11, 1, 1);
         device.quant_size = size;
     }
 
-    if (large) {
-        matmul_once(MOE_W_I8_G32, 2048, 7168, 70, 1, 1);
-        matmul_once(MOE_W_I4_G32, 2048, 7168, 70, 1, 1);
-        matmul_once(MOE_W_MX4_G32, 2048, 7168, 70, 1, 1);
+    for (i = 0; i < 3 * (uint32_t) large; i++) {
+        matmul_once(packed[i], 2048, 7168, 70, 1, 1);
     }
 }
 
@@ -608,7 +599,7 @@ glu_once(uint32_t nparts, int clamped)
     moe_wtype_e     type;
     moe_clamped_t   c = { 1.702f, 7.0f };
 
-    type = packed_type(below(3));
+    type = packed[below(3)];
     k = 1 + below(100);
     f = 1 + below(100);
     n = 1 + below(100);
@@ -1135,7 +1126,7 @@ test_attention(void **state)
         attention_once(types[i % 3], (int) (i / 3 % 2), 0);
     }
 
-    for (i = 0; i < 6 * rounds * (uint32_t) large; i++) {
+    for (i = 0; i < 6 * (uint32_t) large; i++) {
         attention_once(types[i % 3], (int) (i / 3 % 2), 1);
     }
 }
