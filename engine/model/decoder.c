@@ -196,7 +196,10 @@ send_rows(moe_model_t *m)
 const uint32_t *
 moe_decoder_rows(moe_model_t *m, const uint32_t *rows, uint32_t n)
 {
-    memcpy(m->mem.host.rows, rows, n * sizeof(uint32_t));
+    if (n != 0) {
+        memcpy(m->mem.host.rows, rows, n * sizeof(uint32_t));
+    }
+
     tell(m, m->mem.in.rows, m->mem.host.rows, n * sizeof(uint32_t));
 
     return m->mem.in.rows;
