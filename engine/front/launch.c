@@ -49,6 +49,15 @@ moe_launch_gone(void)
 static void
 moe_launch_signal(int signo)
 {
+    static volatile sig_atomic_t  drains;
+
+    /* one may come from the launcher and from whoever told the launcher */
+    if (signo == SIGUSR1 && drains) {
+        return;
+    }
+
+    drains = 1;
+
     if (moe_launch_front != 0) {
         kill(moe_launch_front, SIGTERM);
     }
