@@ -236,7 +236,10 @@ meter_open(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
     moe_shm_options_t   o;
 
     static const moe_exchange_ops_t  ops = {
-        meter_begin, meter_dispatch, meter_combine, meter_close
+        .begin = meter_begin,
+        .dispatch = meter_dispatch,
+        .combine = meter_combine,
+        .close = meter_close
     };
 
     e = ctx;
