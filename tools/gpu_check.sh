@@ -19,6 +19,9 @@
 #   engine    moe-engine bench on random weights: SHAPE (small-deepseek2) and
 #             TYPE (bf16) of tools/bench/shapes.c, batches up to BATCH (64)
 #
+# All together may take half an hour; a part that is named needs build before
+# it, then or earlier.
+#
 # -e: no GPU; the kernels run on the processor, to test this script.  Its
 # figures mean nothing, and it says so.
 #
@@ -56,6 +59,7 @@ jobs=$(nproc)
 make=(make -j"$jobs" CUDA=$cuda)
 
 if [ -d build/gpu-deps ]; then
+    PATH=$PATH:$root/build/gpu-deps/bin
     make+=(CFLAGS="-I$root/build/gpu-deps/include"
            LDFLAGS="-L$root/build/gpu-deps/lib -Wl,-rpath,$root/build/gpu-deps/lib")
 fi
@@ -171,19 +175,16 @@ do_engine() {
     local shape=${SHAPE:-small-deepseek2} type=${TYPE:-bf16} n=${BATCH:-64}
 
     if [ $cuda = simt ]; then
-        shape=small-qwen3moe n=1
+        echo "models/demo" >"$work/engine.txt"
+        $bin/moe-engine bench -m models/demo --kernels cuda --batch 1 \
+            --prompt 4 --tokens 2 >>"$work/engine.txt"
+        return
     fi
 
     $bin/shapes "$shape" "$type" "$work/model.gguf" || return 1
     echo "$shape $type" >"$work/engine.txt"
-
-    if [ $cuda = simt ]; then
-        $bin/moe-engine bench -m "$work/model.gguf" --kernels cuda --batch $n \
-            --prompt 4 --tokens 2 >>"$work/engine.txt"
-    else
-        $bin/moe-engine bench -m "$work/model.gguf" --kernels cuda \
-            --batch $n >>"$work/engine.txt"
-    fi
+    $bin/moe-engine bench -m "$work/model.gguf" --kernels cuda --batch "$n" \
+        >>"$work/engine.txt"
 }
 
 
@@ -193,8 +194,11 @@ export -f do_build do_kernels do_sanitizer do_models do_ceilings do_bench \
 export cuda bin work
 declare -p make >"$work/make.sh"
 
+# the report is written anew after each part, in case there is no next one
 run() {
     part "$1" "$2" bash -c ". '$work/make.sh'; $3"
+    python3 tools/bench/gpu_report.py "$cuda" "$tsv" "$work" "$out" \
+        || echo "gpu_check.sh: no report could be written"
 }
 
 for p in $parts; do
@@ -210,9 +214,6 @@ for p in $parts; do
     *)          echo "gpu_check.sh: no part \"$p\"" >&2; exit 2 ;;
     esac
 done
-
-python3 tools/bench/gpu_report.py "$cuda" "$tsv" "$work" "$out" \
-    || echo "gpu_check.sh: no report could be written"
 
 awk -F '\t' '{ n[$2]++ }
     END { printf "%d passed, %d failed, %d skipped\n", n["passed"],

@@ -3,7 +3,7 @@
 # gpu_pack.sh: gathers in build/gpu-deps what tools/gpu_check.sh needs on a
 # machine that has CUDA and a C compiler but none of our libraries and no
 # network: headers and static libraries of jansson, PCRE2, utf8proc and OpenSSL's
-# libcrypto, and cmocka's shared one.  Run it where those are installed
+# libcrypto, cmocka's shared one, and make.  Run it where those are installed
 # (make deps-test), then take the tree and that folder along: some 13 MB.
 
 set -eu
@@ -40,5 +40,8 @@ done
 
 cp -r "$inc/openssl" "$to/include/"
 cp -r "$inc/$arch/openssl/." "$to/include/openssl/"
+
+mkdir "$to/bin"
+cp -L "$(command -v make)" "$to/bin/"
 
 du -sh "$to"

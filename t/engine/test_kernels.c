@@ -858,6 +858,70 @@ test_pool(void **state)
 }
 
 
+/* rows copied, chosen, put to their places, rounded */
+static void
+test_moves(void **state)
+{
+    int             s;
+    float          *x, *out, want;
+    uint32_t        i, j, n, u, at[12], *row;
+    moe_permute_t   p;
+
+    for (s = 0; s < nsets; s++) {
+        n = 1 + below(70);
+        x = random_rows(12, n, n);
+        out = calloc(12 * (size_t) (n + 3), sizeof(float));
+
+        sets[s]->copy(&ctx3, x, n, 12, n, out, n + 3);
+        for (i = 0; i < 12; i++) {
+            assert_same(out + i * (n + 3), x + i * n, n, "copy");
+            at[i] = (i * 5 + 2) % 12;
+        }
+
+        sets[s]->gather(&ctx3, x, at, 12, n, out);
+        for (i = 0; i < 12; i++) {
+            assert_same(out + i * n, x + at[i] * n, n, "gather");
+        }
+
+        p = (moe_permute_t) { .x = x, .out = out, .at = at, .n = 12,
+                              .per = 3, .width = n, .bf16 = 1 };
+        sets[s]->permute(&ctx3, &p);
+
+        for (i = 0; i < 12; i++) {
+            for (j = 0; j < n; j++) {
+                row = (uint32_t *) x + i / 3 * n;
+                u = (row[j] + 0x7fff + (row[j] >> 16 & 1)) & 0xffff0000;
+                memcpy(&want, &u, 4);
+                assert_same(&out[at[i] * n + j], &want, 1, "permute");
+            }
+        }
+
+        memcpy(out, x, (size_t) 12 * n * 4);
+        sets[s]->round_bf16(&ctx3, out, n);
+        for (j = 0; j < n; j++) {
+            u = ((uint32_t *) x)[j];
+            u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000;
+            memcpy(&want, &u, 4);
+            assert_same(&out[j], &want, 1, "round_bf16");
+        }
+
+        /* up, in place */
+        for (i = 0; i < 4; i++) {
+            at[i] = i * 3 + (i > 1);
+        }
+
+        memcpy(out, x, (size_t) 12 * n * 4);
+        sets[s]->gather(&ctx3, out, at, 4, n, out);
+        for (i = 0; i < 4; i++) {
+            assert_same(out + i * n, x + at[i] * n, n, "gather in place");
+        }
+
+        free(x);
+        free(out);
+    }
+}
+
+
 int
 main(void)
 {
@@ -874,7 +938,8 @@ main(void)
         cmocka_unit_test(test_route_ties),
         cmocka_unit_test(test_silu_mul),
         cmocka_unit_test(test_combine_and_add),
-        cmocka_unit_test(test_argmax)
+        cmocka_unit_test(test_argmax),
+        cmocka_unit_test(test_moves)
     };
 
     return cmocka_run_group_tests_name("kernels", tests, setup, teardown);
