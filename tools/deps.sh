@@ -9,11 +9,11 @@ build="gcc make pkg-config libc6-dev libjansson-dev libpcre2-dev libssl-dev
        libutf8proc-dev nginx nginx-dev"
 mpi="$build libopenmpi-dev openmpi-bin"
 demo="$build curl jq ca-certificates procps"
-test="$demo $mpi iproute2 g++ clang llvm libclang-rt-14-dev
-      libcmocka-dev libsimde-dev valgrind patchelf perl libwww-perl libtest-base-perl
+test="$demo $mpi iproute2 g++ clang llvm libclang-rt-14-dev libcmocka-dev
+      libsimde-dev valgrind patchelf perl libwww-perl libtest-base-perl
       libtext-diff-perl liblist-moreutils-perl libipc-run-perl
-      libio-socket-ssl-perl
-      libtest-longstring-perl npm python3 python3-pip xz-utils"
+      libio-socket-ssl-perl libtest-longstring-perl npm python3 python3-pip
+      xz-utils"
 
 case "${1:-}" in
 build) want=$build ;;

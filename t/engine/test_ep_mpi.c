@@ -586,11 +586,251 @@ test_silent(void **state)
 }
 
 
+/* a peer that sends anything: a link that is at hand at once, in which rank 1
+ * says what was drawn */
+
+
+static uint32_t  seed;
+static void     *asked_for[MOE_LINK_KINDS];
+static size_t    room[MOE_LINK_KINDS];
+static size_t    came[MOE_LINK_KINDS];
+static int       wild;
+
+
+static uint32_t
+draw(uint32_t n)
+{
+    seed = seed * 1664525 + 1013904223;
+
+    return (seed >> 8) % n;
+}
+
+
+static int
+wild_recv(moe_link_kind_e kind, uint32_t from, void *buf, size_t bytes)
+{
+    asked_for[kind] = buf;
+    room[kind] = bytes;
+
+    return 0;
+}
+
+
+static int
+wild_send(moe_link_kind_e kind, uint32_t to, const void *buf, size_t bytes)
+{
+    return 0;
+}
+
+
+/* number, rows, fixed_rows, placed, next, leaves */
+static size_t
+wild_step(uint32_t *word)
+{
+    word[0] = wild && draw(9) == 0 ? draw(5) : 1;
+    word[1] = draw(wild ? 12 : 9);
+    word[2] = draw(2) ? 0 : draw(40);
+    word[3] = wild && draw(9) == 0 ? draw(3) : 0x80000001;
+    word[4] = draw(2);
+    word[5] = draw(2);
+
+    return wild && draw(9) == 0 ? draw(24) : 24;
+}
+
+
+/* head: number, layer, capacity, nrows, n; rows of 64 bytes; the list */
+static size_t
+wild_rows(uint32_t *word)
+{
+    size_t    at;
+    uint32_t  i, n;
+
+    word[0] = wild && draw(9) == 0 ? draw(5) : 1;
+    word[1] = wild && draw(9) == 0 ? draw(5) : 0;
+    word[2] = draw(2) ? 8 : draw(9);
+    word[3] = word[2] && draw(4) ? word[2] * 3 : draw(9);
+    word[4] = draw(wild ? 20 : 17);
+
+    if (wild && draw(9) == 0) {
+        word[3 + draw(2)] = draw(1u << 24);
+        word[3] <<= draw(9);
+    }
+
+    n = word[2] ? 3 : word[4] * 2;
+    at = 64 + (size_t) word[3] * 64;
+
+    for (i = 0; i < n && at + (i + 1) * 4 <= room[MOE_LINK_ROWS]; i++) {
+        word[at / 4 + i] = wild && draw(9) == 0 ? draw(1u << 24) : draw(4);
+    }
+
+    at += (size_t) n * 4;
+
+    return at <= room[MOE_LINK_ROWS] && (!wild || draw(9))
+           ? at : draw((uint32_t) room[MOE_LINK_ROWS]);
+}
+
+
+static int
+wild_pending(moe_link_way_e way, moe_link_kind_e kind, uint64_t *ranks)
+{
+    *ranks = 0;
+
+    if (way == MOE_LINK_OUT || asked_for[kind] == NULL) {
+        return 0;
+    }
+
+    came[kind] = kind == MOE_LINK_STEP ? wild_step(asked_for[kind])
+                 : kind == MOE_LINK_ROWS ? wild_rows(asked_for[kind])
+                 : wild && draw(9) == 0 ? draw((uint32_t) room[kind])
+                 : room[kind];
+    asked_for[kind] = NULL;
+
+    return 0;
+}
+
+
+static size_t
+wild_got(moe_link_kind_e kind, uint32_t from)
+{
+    return came[kind];
+}
+
+
+static int
+wild_gather(const void *mine, void *all, size_t bytes)
+{
+    memcpy(all, mine, bytes);
+    memcpy((char *) all + bytes, mine, bytes);
+
+    return 0;
+}
+
+
+static int
+wild_gathered(void)
+{
+    return 1;
+}
+
+
+static const char *
+wild_why(void)
+{
+    return "";
+}
+
+
+static void
+wild_cancel(void)
+{
+    memset(asked_for, 0, sizeof(asked_for));
+}
+
+
+static const moe_link_t  wild_link = {
+    .version = MOE_LINK_VERSION,
+    .recv = wild_recv,
+    .send = wild_send,
+    .pending = wild_pending,
+    .got = wild_got,
+    .gather = wild_gather,
+    .gathered = wild_gathered,
+    .why = wild_why,
+    .cancel = wild_cancel
+};
+
+
+/* one step, one layer, with rank 1 as it comes */
+static int
+hostile_step(moe_exchange_t *x, uint32_t i, moe_err_t *err)
+{
+    int                   rc;
+    float                 rows[8 * 5];
+    uint64_t              late;
+    uint32_t              k, experts[8 * 2];
+    moe_expert_work_t     work;
+    moe_expert_result_t   result;
+
+    memset(rows, 0, sizeof(rows));
+
+    for (k = 0; k < 16; k++) {
+        experts[k] = (k / 2 + k % 2 * 3 + i) % 6;
+    }
+
+    rc = x->ops->begin(x, 8, now_ms() + 1000, &late, err);
+
+    if (rc == MOE_EXCHANGE_OK) {
+        rc = x->ops->dispatch(x, 0, 8, rows, experts, now_ms() + 1000, &work,
+                              &late, err);
+    }
+
+    if (rc == MOE_EXCHANGE_OK) {
+        assert_true(work.nrows <= 2 * 8 * 2);
+
+        for (k = 0; k < work.nexperts; k++) {
+            assert_true(work.experts[k].expert < 6);
+            assert_true(work.experts[k].first + work.experts[k].nrows
+                        <= work.nrows);
+        }
+
+        memset(work.out, 0, work.nrows * 5 * sizeof(float));
+        rc = x->ops->combine(x, 0, now_ms() + 1000, &result, &late, err);
+    }
+
+    return rc;
+}
+
+
+static void
+test_hostile(void **state)
+{
+    int                   rc, ok, bad;
+    uint32_t              i;
+    moe_err_t             err;
+    moe_mpi_t             mpi = { .link = &wild_link, .nranks = 2 };
+    moe_exchange_t       *x;
+    moe_mpi_options_t     o = { .fixed_rows = 32 };
+    moe_exchange_shape_t  shape = {
+        .max_rows = 8,
+        .hidden = 5,
+        .n_layers = 1,
+        .n_experts = 6,
+        .top_k = 2
+    };
+
+    seed = 1;
+    ok = 0;
+    bad = 0;
+
+    for (i = 0; i < 20000; i++) {
+        wild = i % 3 != 0;
+        x = moe_exchange_mpi(&mpi, &shape, &o, &err);
+        assert_non_null(x);
+
+        rc = hostile_step(x, i, &err);
+        assert_int_not_equal(rc, MOE_EXCHANGE_LATE);
+        ok += rc == MOE_EXCHANGE_OK;
+        bad += rc == MOE_EXCHANGE_ERROR;
+
+        /* nothing is begun after what was wrong */
+        if (rc == MOE_EXCHANGE_ERROR) {
+            assert_int_equal(hostile_step(x, i, &err), MOE_EXCHANGE_ERROR);
+        }
+
+        x->ops->close(x);
+    }
+
+    assert_true(ok > 100);
+    assert_true(bad > 1000);
+}
+
+
 int
 main(int argc, char **argv)
 {
     ssize_t                  n;
     const struct CMUnitTest  tests[] = {
+        cmocka_unit_test(test_hostile),
         cmocka_unit_test(test_equal),
         cmocka_unit_test(test_silent)
     };
