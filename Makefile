@@ -1,7 +1,7 @@
 # ngx_moe: make help
 
 # 1: with kernels for GPUs; simt: with the same run on the processor, for tests
-CUDA    ?=
+CUDA     =
 BUILD   ?= build$(if $(CUDA),/cuda-$(CUDA))
 CC      ?= cc
 OPT     ?= -O2
