@@ -73,25 +73,6 @@ compare_all(const int *a, const int *b)
 }
 
 
-/* clock ticks that the process has computed */
-static unsigned long
-ticks(pid_t pid)
-{
-    char           path[64];
-    FILE          *f;
-    unsigned long  user, sys;
-
-    snprintf(path, sizeof(path), "/proc/%d/stat", (int) pid);
-    f = fopen(path, "r");
-    assert_non_null(f);
-    assert_int_equal(fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u "
-                            "%*u %*u %*u %lu %lu", &user, &sys), 2);
-    fclose(f);
-
-    return user + sys;
-}
-
-
 static void
 test_spread(void **unused)
 {
@@ -134,9 +115,9 @@ test_spread(void **unused)
 
     test_sleep(300);
     rank = engine_rank(pid2);
-    before = ticks(rank);
+    before = process_ticks(rank);
     test_sleep(1000);
-    assert_in_range(ticks(rank) - before, 0, 5);
+    assert_in_range(process_ticks(rank) - before, 0, 5);
 
     /* one that dies, and no client sees it */
 

@@ -151,25 +151,6 @@ start_mpi(worker_t *v, char *path, size_t size, const char *n)
 }
 
 
-/* clock ticks that the process has computed */
-static unsigned long
-ticks(pid_t pid)
-{
-    char           path[64];
-    FILE          *f;
-    unsigned long  user, sys;
-
-    snprintf(path, sizeof(path), "/proc/%d/stat", (int) pid);
-    f = fopen(path, "r");
-    assert_non_null(f);
-    assert_int_equal(fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u "
-                            "%*u %*u %*u %lu %lu", &user, &sys), 2);
-    fclose(f);
-
-    return user + sys;
-}
-
-
 static int
 is_there(pid_t pid)
 {
@@ -253,9 +234,9 @@ test_answers(void **state)
     n = engine_ranks(pid2, ranks, MOST_RANKS);
     assert_int_equal(n, 3);
     test_sleep(500);
-    before = ticks(ranks[1]);
+    before = process_ticks(ranks[1]);
     test_sleep(1000);
-    assert_in_range(ticks(ranks[1]) - before, 0, 8);
+    assert_in_range(process_ticks(ranks[1]) - before, 0, 8);
 
     /* told to stop, it finishes what runs */
 

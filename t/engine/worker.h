@@ -189,8 +189,6 @@ engine_stop(pid_t pid)
 }
 
 
-/* pid of a rank, 0: there is none now */
-
 /* the pids of its ranks, at most max; how many */
 static inline int
 engine_ranks(pid_t pid, pid_t *pids, int max)
@@ -215,12 +213,32 @@ engine_ranks(pid_t pid, pid_t *pids, int max)
 }
 
 
+/* pid of a rank, 0: there is none now */
 static inline pid_t
 engine_rank(pid_t pid)
 {
     pid_t  child;
 
     return engine_ranks(pid, &child, 1) ? child : 0;
+}
+
+
+/* clock ticks that the process has computed */
+static inline unsigned long
+process_ticks(pid_t pid)
+{
+    char           path[64];
+    FILE          *f;
+    unsigned long  user, sys;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int) pid);
+    f = fopen(path, "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u "
+                            "%*u %*u %*u %lu %lu", &user, &sys), 2);
+    fclose(f);
+
+    return user + sys;
 }
 
 
