@@ -23,7 +23,11 @@ LDLIBS_ = $(if $(SAN),-fsanitize=$(SAN)) -pthread -ljansson -lcrypto \
 ENGINE  = $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c)) \
           $(wildcard kernels/*.c kernels/cpu/*.c)
 KERNELS = $(if $(CUDA),$(wildcard kernels/cuda/*.cu))
-OBJS    = $(ENGINE:%.c=$(BUILD)/obj/%.o) $(KERNELS:%.cu=$(BUILD)/obj/%.o)
+# what does not know of CUDA is compiled once, for the engine without it
+KNOWS   = kernels/cpu/kernels.c
+SHARED  = $(if $(filter build/cuda-%,$(BUILD)),build,$(BUILD))
+OBJS    = $(patsubst %.c,$(SHARED)/obj/%.o,$(filter-out $(KNOWS),$(ENGINE))) \
+          $(KNOWS:%.c=$(BUILD)/obj/%.o) $(KERNELS:%.cu=$(BUILD)/obj/%.o)
 LIB     = $(BUILD)/libmoe.a
 CUDA_UNITS = test_cuda test_cuda_model
 TSAN_UNITS = test_jobq test_kernels test_attention test_rank test_ep
@@ -63,19 +67,28 @@ $(LIB): $(OBJS)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
-$(BUILD)/obj/kernels/cpu/%_avx2.o: ARCH = -mavx2 -mfma -mf16c
-$(BUILD)/obj/kernels/cpu/%_avx512.o: ARCH = -mavx512f -mavx512bw \
+$(SHARED)/obj/kernels/cpu/%_avx2.o: ARCH = -mavx2 -mfma -mf16c
+$(SHARED)/obj/kernels/cpu/%_avx512.o: ARCH = -mavx512f -mavx512bw \
     -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c
-$(BUILD)/obj/kernels/cpu/bf16_avx512.o: CFLAGS_ += -mavx512bf16
+$(SHARED)/obj/kernels/cpu/bf16_avx512.o: CFLAGS_ += -mavx512bf16
 
 # no fuzzer reaches the kernels, whose vector code compiles slowly under it
 PLAIN = $(if $(findstring fuzzer,$(CFLAGS)),$(filter kernels/%,$<))
 
-$(BUILD)/obj/%.o: %.c
+define compile
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CFLAGS_) $(ARCH) $(CFLAGS) $(if $(PLAIN),-fno-sanitize=all) \
 	    -c -o $@ $<
+endef
+
+$(BUILD)/obj/%.o: %.c
+	$(compile)
+
+ifneq ($(SHARED),$(BUILD))
+$(SHARED)/obj/%.o: %.c
+	$(compile)
+endif
 
 #: make CUDA=1 engine   build/cuda-1/moe-engine, with kernels for GPUs
 CUDA_ARCH ?= 80 90a 100
@@ -198,9 +211,14 @@ emulate: $(EMULATED:%=$(BUILD)/emulate/%)
 	@for t in $^; do echo "== $$t"; $$t || exit 1; done
 
 #: make sanitize      the unit tests under ASan and UBSan, and under TSan
+ASAN_UNITS = $(patsubst $(BUILD)/%,$(BUILD)/asan/%,$(UNITS))
+ASAN_SOME  = $(filter-out %_mpi,$(ASAN_UNITS))
+
 sanitize:
-	$(MAKE) -j$(J) unit-build SAN=address,undefined BUILD=$(BUILD)/asan
-	$(MAKE) unit SAN=address,undefined BUILD=$(BUILD)/asan
+	$(MAKE) -j$(J) unit-build SAN=address,undefined BUILD=$(BUILD)/asan \
+	    UNITS="$(ASAN_SOME)"
+	$(MAKE) unit SAN=address,undefined BUILD=$(BUILD)/asan \
+	    UNITS="$(ASAN_SOME)"
 	$(MAKE) unit SAN=thread BUILD=$(BUILD)/tsan CC=clang \
 	    OPT=-O1 UNITS="$(patsubst %,$(BUILD)/tsan/t/%,$(TSAN_UNITS))"
 
@@ -250,6 +268,8 @@ test-live: engine module $(BUILD)/t/moe-puppet
 test-full: test
 	@MOE_PROPERTY_FIRST=1000 MOE_PROPERTY_WORLDS=2000 \
 	    $(BUILD)/t/test_property
+	@$(MAKE) unit SAN=address,undefined BUILD=$(BUILD)/asan \
+	    UNITS="$(filter %_mpi,$(ASAN_UNITS))"
 	@$(MAKE) fuzz FUZZ_SECONDS=120
 	@tools/test-source.sh
 	@tools/test-suites.sh -f $(SUITES)
