@@ -475,18 +475,7 @@ moe_exchange_mpi_place(moe_exchange_t *base, moe_ep_placement_t *p,
 {
     mpi_t  *x = (mpi_t *) base;
 
-    if (x->next != NULL) {
-        return moe_err(err, "exchange: placement %u is not in use yet",
-                       x->next->version);
-    }
-
-    if (moe_parcels_check(&x->parcels, p, err) != 0) {
-        return -1;
-    }
-
-    x->next = p;
-
-    return 0;
+    return moe_parcels_place(&x->parcels, &x->next, p, err);
 }
 
 

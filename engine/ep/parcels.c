@@ -151,6 +151,25 @@ moe_parcels_check(const moe_parcels_t *p, const moe_ep_placement_t *placement,
 }
 
 
+int
+moe_parcels_place(const moe_parcels_t *p, moe_ep_placement_t **next,
+    moe_ep_placement_t *placement, moe_err_t *err)
+{
+    if (*next != NULL) {
+        return moe_err(err, "exchange: placement %u is not in use yet",
+                       (*next)->version);
+    }
+
+    if (moe_parcels_check(p, placement, err) != 0) {
+        return -1;
+    }
+
+    *next = placement;
+
+    return 0;
+}
+
+
 uint32_t
 moe_parcels_capacity(const moe_parcels_t *p, uint32_t rows, uint32_t fixed)
 {

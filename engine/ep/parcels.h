@@ -107,6 +107,11 @@ void moe_parcels_free(moe_parcels_t *p);
 int moe_parcels_check(const moe_parcels_t *p,
     const moe_ep_placement_t *placement, moe_err_t *err);
 
+/* The placement to use next, which then is *next's; on an error, and where
+ * one is waiting already, it stays the caller's. */
+int moe_parcels_place(const moe_parcels_t *p, moe_ep_placement_t **next,
+    moe_ep_placement_t *placement, moe_err_t *err);
+
 /* The capacity of a step whose largest rank has rows, where all ranks wish
  * for one up to fixed rows; 0: counted. */
 uint32_t moe_parcels_capacity(const moe_parcels_t *p, uint32_t rows,

@@ -126,18 +126,7 @@ moe_exchange_shm_place(moe_exchange_t *base, moe_ep_placement_t *p,
 {
     shm_t  *x = (shm_t *) base;
 
-    if (x->next != NULL) {
-        return moe_err(err, "exchange: placement %u is not in use yet",
-                       x->next->version);
-    }
-
-    if (moe_parcels_check(&x->parcels, p, err) != 0) {
-        return -1;
-    }
-
-    x->next = p;
-
-    return 0;
+    return moe_parcels_place(&x->parcels, &x->next, p, err);
 }
 
 
