@@ -14,6 +14,17 @@
  * crosses the boundary, in both directions, also where home and expert are
  * one process; so the number of ranks changes no answer.
  *
+ * A transport that carries rows while the caller computes may have a step in
+ * two halves, which is the same for all ranks and said by begin.  The first
+ * half has (n + 1) / 2 of a rank's n rows, the second the rest.  Each goes
+ * through a layer by itself, and both may be under way at once:
+ *
+ *     dispatch_send, dispatch_wait, the caller computes the experts,
+ *     combine_send, combine_wait
+ *
+ * All ranks make these calls in the same order.  dispatch and combine are the
+ * two calls for half 0 in one; a step in halves has none of them.
+ *
  * Each call has a deadline (milliseconds of CLOCK_MONOTONIC) and returns
  * MOE_EXCHANGE_LATE with the set of ranks that did not answer.
  *
@@ -50,7 +61,7 @@ typedef struct {
     uint32_t  nrows;
 } moe_expert_rows_t;
 
-/* memory of the exchange, good until combine */
+/* memory of the exchange, good until combine of the same half */
 typedef struct {
     uint32_t                  nrows;
     const float              *rows;     /* [nrows][hidden] */
@@ -61,7 +72,7 @@ typedef struct {
                                          * replicas here is in it twice */
 } moe_expert_work_t;
 
-/* memory of the exchange, good until the next dispatch */
+/* memory of the exchange, good until the next dispatch of the same half */
 typedef struct {
     const float     *y;                 /* rows of hidden */
     const uint32_t  *at;                /* [nrows][top_k]: row of y */
@@ -82,6 +93,25 @@ typedef struct {
                    moe_err_t *err);
     void (*close)(moe_exchange_t *x);
 
+    /* for steps in halves; all NULL where a transport has none.  half is 0 or
+     * 1, and everything else as above */
+    int (*dispatch_send)(moe_exchange_t *x, uint32_t half, uint32_t layer,
+                         uint32_t nrows, const float *rows,
+                         const uint32_t *experts, uint64_t deadline,
+                         uint64_t *late, moe_err_t *err);
+    int (*dispatch_wait)(moe_exchange_t *x, uint32_t half, uint64_t deadline,
+                         moe_expert_work_t *work, uint64_t *late,
+                         moe_err_t *err);
+    int (*combine_send)(moe_exchange_t *x, uint32_t half, uint64_t deadline,
+                        uint64_t *late, moe_err_t *err);
+    int (*combine_wait)(moe_exchange_t *x, uint32_t half, uint64_t deadline,
+                        moe_expert_result_t *result, uint64_t *late,
+                        moe_err_t *err);
+
+    /* moves on what is under way: now and then while the caller computes;
+     * what goes wrong there is said by the next wait */
+    void (*move)(moe_exchange_t *x);
+
     /* both NULL where there is no other rank */
 
     /* whether another rank has begun a step that this one is to join */
@@ -99,6 +129,7 @@ struct moe_exchange_s {
     uint32_t                   nranks;  /* most that rows may come from */
     uint32_t                   most_rows;   /* of a rank, in the step that
                                              * has begun */
+    unsigned                   halves:1;    /* that step is in two halves */
 };
 
 typedef struct {

@@ -23,14 +23,16 @@
 
 
 enum {
-    MOE_LINK_VERSION = 1,
+    MOE_LINK_VERSION = 2,
     MOE_LINK_RANKS = 64
 };
 
 typedef enum {
     MOE_LINK_STEP,
-    MOE_LINK_ROWS,
+    MOE_LINK_ROWS,          /* of the first half of a step, or of all */
+    MOE_LINK_ROWS_2,        /* of the second */
     MOE_LINK_RESULTS,
+    MOE_LINK_RESULTS_2,
     MOE_LINK_LOADS,
     MOE_LINK_PLACEMENT,
     MOE_LINK_KINDS

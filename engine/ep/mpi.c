@@ -9,8 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ep/mpi.h"
-#include "ep/parcels.h"
+#include "ep/mpi_parts.h"
 
 
 /* for so long who waits only gives the processor away, then naps become as
@@ -35,63 +34,9 @@
 #define LOOK_MS     10000
 
 
-/* what a rank says of a step */
-typedef struct {
-    uint32_t  number;           /* of the step */
-    uint32_t  rows;
-    uint32_t  fixed_rows;
-    uint32_t  placed;
-    uint32_t  next;             /* placement, 0: none */
-    uint32_t  leaves;
-} step_t;
-
-/* before a parcel of rows, which the list follows */
-typedef struct {
-    _Alignas(MOE_PARCEL_LINE) uint32_t  number;     /* of the exchange */
-    uint32_t                            layer;
-    uint32_t                            capacity;
-    uint32_t                            nrows;
-    uint32_t                            n;
-} head_t;
-
-/* one other rank's messages */
-typedef struct {
-    step_t    say;
-    step_t    said;
-    uint8_t  *rows_out;         /* head, rows, list */
-    uint8_t  *rows_in;
-    uint8_t  *results_out;
-    uint8_t  *results_in;
-    uint8_t  *list;             /* while it is written */
-} peer_t;
-
-typedef struct {
-    moe_exchange_t        base;
-    const moe_mpi_t      *mpi;
-    const moe_link_t     *link;
-    uint64_t              others;       /* ranks */
-    uint32_t              fixed_rows;
-
-    moe_ep_placement_t   *placement;
-    moe_ep_placement_t   *next;         /* once all have it */
-
-    moe_mpi_balance_t    *balance;      /* NULL: they stay in place */
-
-    uint32_t              steps;
-    uint32_t              number;       /* of the exchange */
-    unsigned              leaves:1;
-    unsigned              over:1;
-    unsigned              broken:1;
-    uint64_t              lost;         /* ranks */
-
-    size_t                rows_bytes;   /* most of a parcel of rows */
-    size_t                results_bytes;
-    peer_t                peers[MOE_LINK_RANKS];
-    moe_parcels_t         parcels;
-
-    void                 *mem;          /* one mapping */
-    size_t                bytes;
-} mpi_t;
+typedef moe_mpi_exchange_t  mpi_t;
+typedef moe_mpi_step_t      step_t;
+typedef moe_mpi_box_t       box_t;
 
 
 static int mpi_begin(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
@@ -101,6 +46,19 @@ static int mpi_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
     moe_expert_work_t *work, uint64_t *late, moe_err_t *err);
 static int mpi_combine(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
     moe_expert_result_t *result, uint64_t *late, moe_err_t *err);
+static int mpi_dispatch_send(moe_exchange_t *x, uint32_t half,
+    uint32_t layer, uint32_t nrows, const float *rows,
+    const uint32_t *experts, uint64_t deadline, uint64_t *late,
+    moe_err_t *err);
+static int mpi_dispatch_wait(moe_exchange_t *x, uint32_t half,
+    uint64_t deadline, moe_expert_work_t *work, uint64_t *late,
+    moe_err_t *err);
+static int mpi_combine_send(moe_exchange_t *x, uint32_t half,
+    uint64_t deadline, uint64_t *late, moe_err_t *err);
+static int mpi_combine_wait(moe_exchange_t *x, uint32_t half,
+    uint64_t deadline, moe_expert_result_t *result, uint64_t *late,
+    moe_err_t *err);
+static void mpi_move(moe_exchange_t *x);
 static void mpi_close(moe_exchange_t *x);
 static int mpi_asked(moe_exchange_t *x);
 static int mpi_doze(moe_exchange_t *x, int fd, int timeout);
@@ -110,6 +68,11 @@ static const moe_exchange_ops_t  mpi_ops = {
     .begin = mpi_begin,
     .dispatch = mpi_dispatch,
     .combine = mpi_combine,
+    .dispatch_send = mpi_dispatch_send,
+    .dispatch_wait = mpi_dispatch_wait,
+    .combine_send = mpi_combine_send,
+    .combine_wait = mpi_combine_wait,
+    .move = mpi_move,
     .close = mpi_close,
     .asked = mpi_asked,
     .doze = mpi_doze
@@ -251,35 +214,36 @@ carve(mpi_t *x, size_t *at, size_t bytes)
 }
 
 
+static void
+lay_out_box(mpi_t *x, box_t *b, int own, size_t *at)
+{
+    b->rows_out = carve(x, at, x->rows_bytes);
+    b->results_out = carve(x, at, x->results_bytes);
+    b->list = carve(x, at, x->halves[0].parcels.size.list_bytes);
+
+    /* what a rank has for itself stays where it was written */
+    b->rows_in = own ? b->rows_out : carve(x, at, x->rows_bytes);
+    b->results_in = own ? b->results_out : carve(x, at, x->results_bytes);
+}
+
+
 static size_t
 lay_out(mpi_t *x)
 {
     size_t                    at;
-    peer_t                   *p;
-    uint32_t                  r;
+    uint32_t                  h, r;
     const moe_parcel_size_t  *size;
 
     at = 0;
-    size = &x->parcels.size;
+    size = &x->halves[0].parcels.size;
 
-    x->rows_bytes = sizeof(head_t) + size->rows_cap * size->row_bytes
+    x->rows_bytes = sizeof(moe_mpi_head_t) + size->rows_cap * size->row_bytes
                     + size->list_bytes;
     x->results_bytes = size->results_cap * size->row_bytes;
 
-    for (r = 0; r < x->mpi->nranks; r++) {
-        p = &x->peers[r];
-        p->rows_out = carve(x, &at, x->rows_bytes);
-        p->results_out = carve(x, &at, x->results_bytes);
-        p->list = carve(x, &at, size->list_bytes);
-
-        /* what a rank has for itself stays where it was written */
-        if (r == x->mpi->rank) {
-            p->rows_in = p->rows_out;
-            p->results_in = p->results_out;
-
-        } else {
-            p->rows_in = carve(x, &at, x->rows_bytes);
-            p->results_in = carve(x, &at, x->results_bytes);
+    for (h = 0; h < MOE_MPI_HALVES; h++) {
+        for (r = 0; r < x->mpi->nranks; r++) {
+            lay_out_box(x, &x->halves[h].boxes[r], r == x->mpi->rank, &at);
         }
     }
 
@@ -317,25 +281,18 @@ compare_shapes(const mpi_t *x, const moe_exchange_shape_t *shape,
 }
 
 
+/* what every other rank has to say of the next step */
 static int
-post(mpi_t *x, moe_link_kind_e kind, moe_err_t *err)
+post_steps(mpi_t *x, moe_err_t *err)
 {
-    int       rc;
-    peer_t   *p;
     uint32_t  r;
 
     for (r = 0; r < x->mpi->nranks; r++) {
-        p = &x->peers[r];
-
-        if (r == x->mpi->rank) {
-            continue;
-        }
-
-        rc = kind == MOE_LINK_STEP
-             ? x->link->recv(kind, r, &p->said, sizeof(step_t))
-             : x->link->recv(kind, r, p->rows_in, x->rows_bytes);
-
-        if (rc != 0) {
+        if (r != x->mpi->rank
+            && x->link->recv(MOE_LINK_STEP, r, &x->peers[r].said,
+                             sizeof(step_t))
+               != 0)
+        {
             return moe_err(err, "exchange: rank %u: %s", r, x->link->why());
         }
     }
@@ -348,10 +305,19 @@ static int
 set_up(mpi_t *x, const moe_exchange_shape_t *shape,
     const moe_mpi_options_t *o, moe_err_t *err)
 {
-    if (moe_parcels_init(&x->parcels, shape, x->mpi->nranks, x->mpi->rank,
-                         o->replica, err) != 0
-        || (o->placement != NULL
-            && moe_parcels_check(&x->parcels, o->placement, err) != 0))
+    uint32_t  h;
+
+    for (h = 0; h < MOE_MPI_HALVES; h++) {
+        if (moe_parcels_init(&x->halves[h].parcels, shape, x->mpi->nranks,
+                             x->mpi->rank, o->replica, err)
+            != 0)
+        {
+            return -1;
+        }
+    }
+
+    if (o->placement != NULL
+        && moe_parcels_check(&x->halves[0].parcels, o->placement, err) != 0)
     {
         return -1;
     }
@@ -370,8 +336,8 @@ set_up(mpi_t *x, const moe_exchange_shape_t *shape,
 
     /* nobody sends anything before all have come so far */
     if (compare_shapes(x, shape, err) != 0
-        || post(x, MOE_LINK_STEP, err) != 0
-        || post(x, MOE_LINK_ROWS, err) != 0)
+        || post_steps(x, err) != 0 || moe_mpi_post_rows(x, 0, err) != 0
+        || moe_mpi_post_rows(x, 1, err) != 0)
     {
         return -1;
     }
@@ -411,6 +377,7 @@ moe_exchange_mpi(const moe_mpi_t *mpi, const moe_exchange_shape_t *shape,
     x->base.ops = &mpi_ops;
     x->base.format = shape->format;
     x->base.nranks = mpi->nranks;
+    x->shape = *shape;
     x->mpi = mpi;
     x->link = mpi->link;
     x->others = (~0ull >> (64 - mpi->nranks)) & ~(1ull << mpi->rank);
@@ -462,7 +429,8 @@ mpi_close(moe_exchange_t *base)
     }
 
     moe_mpi_balance_free(x->balance);
-    moe_parcels_free(&x->parcels);
+    moe_parcels_free(&x->halves[0].parcels);
+    moe_parcels_free(&x->halves[1].parcels);
     moe_ep_placement_free(x->placement);
     moe_ep_placement_free(x->next);
     free(x);
@@ -475,7 +443,7 @@ moe_exchange_mpi_place(moe_exchange_t *base, moe_ep_placement_t *p,
 {
     mpi_t  *x = (mpi_t *) base;
 
-    return moe_parcels_place(&x->parcels, &x->next, p, err);
+    return moe_parcels_place(&x->halves[0].parcels, &x->next, p, err);
 }
 
 
@@ -515,9 +483,8 @@ moe_exchange_mpi_over(const moe_exchange_t *base)
 }
 
 
-/* nothing goes on from here */
-static int
-give_up(mpi_t *x)
+int
+moe_mpi_give_up(mpi_t *x)
 {
     x->broken = 1;
 
@@ -525,18 +492,17 @@ give_up(mpi_t *x)
 }
 
 
-static int
-link_error(mpi_t *x, moe_err_t *err)
+int
+moe_mpi_link_error(mpi_t *x, moe_err_t *err)
 {
     moe_err(err, "exchange: %s", x->link->why());
 
-    return give_up(x);
+    return moe_mpi_give_up(x);
 }
 
 
-/* what was wrong before is wrong now */
-static int
-is_broken(const mpi_t *x, uint64_t *late, moe_err_t *err)
+int
+moe_mpi_broken(const mpi_t *x, uint64_t *late, moe_err_t *err)
 {
     *late = x->lost;
 
@@ -561,7 +527,7 @@ await(mpi_t *x, moe_link_way_e way, moe_link_kind_e kind, const char *what,
 
     for ( ;; ) {
         if (x->link->pending(way, kind, &ranks) != 0) {
-            return link_error(x, err);
+            return moe_mpi_link_error(x, err);
         }
 
         if (ranks == 0) {
@@ -584,9 +550,8 @@ await(mpi_t *x, moe_link_way_e way, moe_link_kind_e kind, const char *what,
 }
 
 
-/* ours have gone, and theirs are here */
-static int
-await_both(mpi_t *x, moe_link_kind_e kind, const char *what,
+int
+moe_mpi_await(mpi_t *x, moe_link_kind_e kind, const char *what,
     uint64_t deadline, uint64_t *late, moe_err_t *err)
 {
     int  rc;
@@ -656,15 +621,41 @@ mpi_doze(moe_exchange_t *base, int fd, int timeout)
 }
 
 
+/* of a rank that has so many in the step */
+static uint32_t
+rows_of(const mpi_t *x, uint32_t half, uint32_t rows)
+{
+    return x->base.halves ? (rows + !half) / 2 : half == 0 ? rows : 0;
+}
+
+
+/* rows of every rank, and of the largest one, in a step or in its halves */
+static void
+share(mpi_t *x, uint32_t max, uint32_t fixed)
+{
+    uint32_t        h, r;
+    moe_parcels_t  *p;
+
+    for (h = 0; h < MOE_MPI_HALVES; h++) {
+        p = &x->halves[h].parcels;
+
+        for (r = 0; r < x->mpi->nranks; r++) {
+            p->rows[r] = rows_of(x, h, x->peers[r].said.rows);
+        }
+
+        p->placement = x->placement;
+        p->capacity = moe_parcels_capacity(p, rows_of(x, h, max), fixed);
+    }
+}
+
+
 /* what the ranks said: rows of each, form and placement */
 static int
 agree(mpi_t *x, moe_err_t *err)
 {
     uint32_t       r, max, next, fixed, mine, over;
-    moe_parcels_t *p;
     const step_t  *s;
 
-    p = &x->parcels;
     max = 0;
     over = 1;
     fixed = x->fixed_rows;
@@ -676,17 +667,16 @@ agree(mpi_t *x, moe_err_t *err)
 
         if ((r != x->mpi->rank
              && x->link->got(MOE_LINK_STEP, r) != sizeof(step_t))
-            || s->number != x->steps || s->rows > p->shape.max_rows
+            || s->number != x->steps || s->rows > x->shape.max_rows
             || s->placed != x->placement->version)
         {
             moe_err(err, "exchange: rank %u has %u rows, at most %u, "
                     "placement %u where it is %u, and is in step %u of %u",
-                    r, s->rows, p->shape.max_rows, s->placed,
+                    r, s->rows, x->shape.max_rows, s->placed,
                     x->placement->version, s->number, x->steps);
-            return give_up(x);
+            return moe_mpi_give_up(x);
         }
 
-        p->rows[r] = s->rows;
         max = s->rows > max ? s->rows : max;
         fixed = s->fixed_rows < fixed ? s->fixed_rows : fixed;
         next = s->next == mine ? next : 0;
@@ -699,9 +689,8 @@ agree(mpi_t *x, moe_err_t *err)
         x->next = NULL;
     }
 
-    p->placement = x->placement;
-    p->capacity = moe_parcels_capacity(p, max, fixed);
     x->base.most_rows = max;
+    share(x, max, fixed);
     x->over = over != 0;
 
     return 0;
@@ -755,7 +744,7 @@ say(mpi_t *x, uint32_t nrows, moe_err_t *err)
 
         if (x->link->send(MOE_LINK_STEP, r, &x->peers[r].say, sizeof(s)) != 0)
         {
-            return link_error(x, err);
+            return moe_mpi_link_error(x, err);
         }
     }
 
@@ -769,286 +758,40 @@ begin(mpi_t *x, uint32_t nrows, uint64_t deadline,
 {
     int  rc;
 
-    rc = is_broken(x, late, err);
+    rc = moe_mpi_broken(x, late, err);
 
     if (rc != MOE_EXCHANGE_OK) {
         return rc;
     }
 
-    if (nrows > x->parcels.shape.max_rows) {
+    if (nrows > x->shape.max_rows) {
         return moe_err(err, "exchange: %u rows in a step, at most %u", nrows,
-                       x->parcels.shape.max_rows);
+                       x->shape.max_rows);
     }
 
     if (look_for_placement(x, err) != 0) {
-        return give_up(x);
+        return moe_mpi_give_up(x);
     }
 
     if (say(x, nrows, err) != 0) {
         return MOE_EXCHANGE_ERROR;
     }
 
-    rc = await_both(x, MOE_LINK_STEP, "step", deadline, late, err);
+    rc = moe_mpi_await(x, MOE_LINK_STEP, "step", deadline, late, err);
 
     if (rc == MOE_EXCHANGE_OK) {
         rc = agree(x, err);
     }
 
-    if (rc == MOE_EXCHANGE_OK && post(x, MOE_LINK_STEP, err) != 0) {
-        rc = give_up(x);
+    if (rc == MOE_EXCHANGE_OK && post_steps(x, err) != 0) {
+        rc = moe_mpi_give_up(x);
     }
 
     return rc;
 }
 
 
-/* the list goes behind the rows */
-static int
-send_rows(mpi_t *x, moe_err_t *err)
-{
-    size_t          rows, list;
-    head_t         *h;
-    peer_t         *to;
-    uint32_t        r, n_local;
-    moe_parcels_t  *p;
-
-    p = &x->parcels;
-    n_local = x->placement->n_local;
-
-    for (r = 0; r < x->mpi->nranks; r++) {
-        to = &x->peers[r];
-        h = (head_t *) (void *) to->rows_out;
-        h->number = x->number;
-        h->layer = p->layer;
-        h->capacity = p->capacity;
-        h->nrows = p->capacity ? p->capacity * n_local : p->to[r].nrows;
-        h->n = p->to[r].n;
-
-        rows = sizeof(head_t) + h->nrows * p->size.row_bytes;
-        list = p->capacity ? n_local * sizeof(uint32_t)
-                           : h->n * sizeof(moe_parcel_entry_t);
-        memcpy(to->rows_out + rows, to->list, list);
-
-        if (r != x->mpi->rank
-            && x->link->send(MOE_LINK_ROWS, r, to->rows_out, rows + list)
-               != 0)
-        {
-            return link_error(x, err);
-        }
-    }
-
-    return 0;
-}
-
-
-/* results are expected before the rows are out that ask for them */
-static int
-post_results(mpi_t *x, moe_err_t *err)
-{
-    size_t    bytes;
-    uint32_t  r;
-
-    for (r = 0; r < x->mpi->nranks; r++) {
-        bytes = moe_parcels_due(&x->parcels, r) * x->parcels.size.row_bytes;
-
-        if (r != x->mpi->rank && bytes != 0
-            && x->link->recv(MOE_LINK_RESULTS, r, x->peers[r].results_in,
-                             bytes)
-               != 0)
-        {
-            return link_error(x, err);
-        }
-    }
-
-    return 0;
-}
-
-
-/* a message that is as long as its head says */
-static int
-check_head(const mpi_t *x, uint32_t r, const head_t *h, moe_err_t *err)
-{
-    size_t                list, got;
-    const moe_parcels_t  *p;
-
-    p = &x->parcels;
-    got = r == x->mpi->rank ? 0 : x->link->got(MOE_LINK_ROWS, r);
-
-    if (r != x->mpi->rank && got < sizeof(head_t)) {
-        return moe_err(err, "exchange: rank %u sends %zu bytes", r, got);
-    }
-
-    list = p->capacity ? x->placement->n_local * sizeof(uint32_t)
-                       : h->n * sizeof(moe_parcel_entry_t);
-
-    if (h->number != x->number || h->capacity != p->capacity
-        || (p->capacity && h->nrows != p->capacity * x->placement->n_local)
-        || (r != x->mpi->rank
-            && got != sizeof(head_t) + h->nrows * p->size.row_bytes + list))
-    {
-        return moe_err(err, "exchange: rank %u sends %zu bytes of %u rows "
-                       "and %u entries, exchange %u of %u, capacity %u of %u",
-                       r, got, h->nrows, h->n, h->number, x->number,
-                       h->capacity, p->capacity);
-    }
-
-    return 0;
-}
-
-
-static int
-read_rows(mpi_t *x, moe_expert_work_t *work, moe_err_t *err)
-{
-    uint32_t        r;
-    const head_t   *h;
-    const uint8_t  *in;
-    moe_parcels_t  *p;
-
-    p = &x->parcels;
-    moe_parcels_begin(p);
-
-    for (r = 0; r < x->mpi->nranks; r++) {
-        in = x->peers[r].rows_in;
-        h = (const head_t *) (const void *) in;
-
-        if (check_head(x, r, h, err) != 0
-            || moe_parcels_read(p, r, h->layer, h->nrows, h->n,
-                                in + sizeof(head_t)
-                                + h->nrows * p->size.row_bytes, err)
-               != 0)
-        {
-            return -1;
-        }
-    }
-
-    if (moe_parcels_sort(p, work, err) != 0) {
-        return -1;
-    }
-
-    for (r = 0; r < x->mpi->nranks; r++) {
-        moe_parcels_fetch(p, r, x->peers[r].rows_in + sizeof(head_t));
-    }
-
-    return 0;
-}
-
-
-static int
-dispatch(mpi_t *x, uint32_t layer, uint32_t nrows,
-    const float *rows, const uint32_t *experts, uint64_t deadline,
-    moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
-{
-    int             rc;
-    uint32_t        r;
-    moe_parcels_t  *p;
-
-    p = &x->parcels;
-    rc = is_broken(x, late, err);
-
-    if (rc != MOE_EXCHANGE_OK) {
-        return rc;
-    }
-
-    if (nrows > p->rows[x->mpi->rank] || layer >= p->shape.n_layers) {
-        moe_err(err, "exchange: %u rows where the step has %u, layer %u",
-                nrows, p->rows[x->mpi->rank], layer);
-        return give_up(x);
-    }
-
-    p->layer = layer;
-    p->nrows = nrows;
-    x->number++;
-
-    moe_parcels_open(p);
-
-    for (r = 0; r < x->mpi->nranks; r++) {
-        p->to[r].rows = x->peers[r].rows_out + sizeof(head_t);
-        p->to[r].list = x->peers[r].list;
-    }
-
-    if (moe_parcels_pack(p, rows, experts, err) != 0) {
-        return give_up(x);
-    }
-
-    if (post_results(x, err) != 0 || send_rows(x, err) != 0) {
-        return MOE_EXCHANGE_ERROR;
-    }
-
-    /* while the others' rows are on their way */
-    if (x->balance != NULL) {
-        moe_mpi_balance_count(x->balance, layer, experts,
-                              nrows * p->shape.top_k);
-    }
-
-    rc = await_both(x, MOE_LINK_ROWS, "rows", deadline, late, err);
-
-    if (rc == MOE_EXCHANGE_OK
-        && (read_rows(x, work, err) != 0 || post(x, MOE_LINK_ROWS, err) != 0))
-    {
-        rc = give_up(x);
-    }
-
-    return rc;
-}
-
-
-static int
-combine(mpi_t *x, uint32_t layer, uint64_t deadline,
-    moe_expert_result_t *result, uint64_t *late, moe_err_t *err)
-{
-    int             rc;
-    size_t          bytes;
-    uint32_t        r;
-    moe_parcels_t  *p;
-    const uint8_t  *results[MOE_LINK_RANKS];
-
-    p = &x->parcels;
-    rc = is_broken(x, late, err);
-
-    if (rc != MOE_EXCHANGE_OK) {
-        return rc;
-    }
-
-    for (r = 0; r < x->mpi->nranks; r++) {
-        results[r] = x->peers[r].results_in;
-        bytes = moe_parcels_owed(p, r) * p->size.row_bytes;
-
-        moe_parcels_return(p, r, x->peers[r].results_out);
-
-        if (r != x->mpi->rank && bytes != 0
-            && x->link->send(MOE_LINK_RESULTS, r, x->peers[r].results_out,
-                             bytes)
-               != 0)
-        {
-            return link_error(x, err);
-        }
-    }
-
-    rc = await_both(x, MOE_LINK_RESULTS, "results", deadline, late, err);
-
-    if (rc != MOE_EXCHANGE_OK) {
-        return rc;
-    }
-
-    for (r = 0; r < x->mpi->nranks; r++) {
-        bytes = moe_parcels_due(p, r) * p->size.row_bytes;
-
-        if (r != x->mpi->rank && bytes != 0
-            && x->link->got(MOE_LINK_RESULTS, r) != bytes)
-        {
-            moe_err(err, "exchange: rank %u returns %zu bytes, not %zu", r,
-                    x->link->got(MOE_LINK_RESULTS, r), bytes);
-            return give_up(x);
-        }
-    }
-
-    moe_parcels_result(p, results, result);
-
-    return MOE_EXCHANGE_OK;
-}
-
-
-/* the three that may not take longer than they are given */
+/* those that may not take longer than they are given */
 
 
 static int
@@ -1066,18 +809,77 @@ mpi_begin(moe_exchange_t *base, uint32_t nrows, uint64_t deadline,
 
 
 static int
+mpi_dispatch_send(moe_exchange_t *base, uint32_t half, uint32_t layer,
+    uint32_t nrows, const float *rows, const uint32_t *experts,
+    uint64_t deadline, uint64_t *late, moe_err_t *err)
+{
+    int  rc;
+
+    guard(deadline);
+    rc = moe_mpi_dispatch_send((mpi_t *) base, half, layer, nrows, rows,
+                               experts, late, err);
+    unguard();
+
+    return rc;
+}
+
+
+static int
+mpi_dispatch_wait(moe_exchange_t *base, uint32_t half, uint64_t deadline,
+    moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
+{
+    int  rc;
+
+    guard(deadline);
+    rc = moe_mpi_dispatch_wait((mpi_t *) base, half, deadline, work, late,
+                               err);
+    unguard();
+
+    return rc;
+}
+
+
+static int
+mpi_combine_send(moe_exchange_t *base, uint32_t half, uint64_t deadline,
+    uint64_t *late, moe_err_t *err)
+{
+    int  rc;
+
+    guard(deadline);
+    rc = moe_mpi_combine_send((mpi_t *) base, half, late, err);
+    unguard();
+
+    return rc;
+}
+
+
+static int
+mpi_combine_wait(moe_exchange_t *base, uint32_t half, uint64_t deadline,
+    moe_expert_result_t *result, uint64_t *late, moe_err_t *err)
+{
+    int  rc;
+
+    guard(deadline);
+    rc = moe_mpi_combine_wait((mpi_t *) base, half, deadline, result, late,
+                              err);
+    unguard();
+
+    return rc;
+}
+
+
+static int
 mpi_dispatch(moe_exchange_t *base, uint32_t layer, uint32_t nrows,
     const float *rows, const uint32_t *experts, uint64_t deadline,
     moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
 {
     int  rc;
 
-    guard(deadline);
-    rc = dispatch((mpi_t *) base, layer, nrows, rows, experts, deadline, work,
-                  late, err);
-    unguard();
+    rc = mpi_dispatch_send(base, 0, layer, nrows, rows, experts, deadline,
+                           late, err);
 
-    return rc;
+    return rc == MOE_EXCHANGE_OK
+           ? mpi_dispatch_wait(base, 0, deadline, work, late, err) : rc;
 }
 
 
@@ -1087,9 +889,21 @@ mpi_combine(moe_exchange_t *base, uint32_t layer, uint64_t deadline,
 {
     int  rc;
 
-    guard(deadline);
-    rc = combine((mpi_t *) base, layer, deadline, result, late, err);
-    unguard();
+    rc = mpi_combine_send(base, 0, deadline, late, err);
 
-    return rc;
+    return rc == MOE_EXCHANGE_OK
+           ? mpi_combine_wait(base, 0, deadline, result, late, err) : rc;
+}
+
+
+/* any look at messages moves all of them on */
+static void
+mpi_move(moe_exchange_t *base)
+{
+    mpi_t     *x = (mpi_t *) base;
+    uint64_t   ranks;
+
+    guard(moe_exchange_now() + LOOK_MS);
+    x->broken |= x->link->pending(MOE_LINK_IN, MOE_LINK_STEP, &ranks) != 0;
+    unguard();
 }

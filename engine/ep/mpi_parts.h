@@ -1,0 +1,129 @@
+/*
+ * mpi_parts: what begin and end of a step (mpi.c) and the exchange in a layer
+ * (mpi_layer.c) share.  For files of ep/ alone.
+ */
+
+#ifndef MOE_MPI_PARTS_H
+#define MOE_MPI_PARTS_H
+
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ep/mpi.h"
+#include "ep/parcels.h"
+
+
+enum { MOE_MPI_HALVES = 2 };
+
+
+/* what a rank says of a step */
+typedef struct {
+    uint32_t  number;           /* of the step */
+    uint32_t  rows;
+    uint32_t  fixed_rows;
+    uint32_t  placed;
+    uint32_t  next;             /* placement, 0: none */
+    uint32_t  leaves;
+} moe_mpi_step_t;
+
+/* before a parcel of rows, which the list follows */
+typedef struct {
+    _Alignas(MOE_PARCEL_LINE) uint32_t  number;     /* of the exchange */
+    uint32_t                            layer;
+    uint32_t                            capacity;
+    uint32_t                            nrows;
+    uint32_t                            n;
+} moe_mpi_head_t;
+
+/* what a rank says to another, and hears */
+typedef struct {
+    moe_mpi_step_t  say;
+    moe_mpi_step_t  said;
+} moe_mpi_peer_t;
+
+/* one other rank's parcels */
+typedef struct {
+    uint8_t  *rows_out;         /* head, rows, list */
+    uint8_t  *rows_in;
+    uint8_t  *results_out;
+    uint8_t  *results_in;
+    uint8_t  *list;             /* while it is written */
+} moe_mpi_box_t;
+
+/* of a step; the first one is all of it where it has no halves */
+typedef struct {
+    uint32_t       number;      /* of the exchange */
+    moe_mpi_box_t  boxes[MOE_LINK_RANKS];
+    moe_parcels_t  parcels;
+} moe_mpi_half_t;
+
+typedef struct {
+    moe_exchange_t        base;
+    const moe_mpi_t      *mpi;
+    const moe_link_t     *link;
+    uint64_t              others;       /* ranks */
+    uint32_t              fixed_rows;
+
+    moe_ep_placement_t   *placement;
+    moe_ep_placement_t   *next;         /* once all have it */
+
+    moe_mpi_balance_t    *balance;      /* NULL: they stay in place */
+
+    uint32_t              steps;
+    uint32_t              number;       /* of the exchange */
+    unsigned              leaves:1;
+    unsigned              over:1;
+    unsigned              broken:1;
+    uint64_t              lost;         /* ranks */
+
+    moe_exchange_shape_t  shape;
+    size_t                rows_bytes;   /* most of a parcel of rows */
+    size_t                results_bytes;
+    moe_mpi_peer_t        peers[MOE_LINK_RANKS];
+    moe_mpi_half_t        halves[MOE_MPI_HALVES];
+
+    void                 *mem;          /* one mapping */
+    size_t                bytes;
+} moe_mpi_exchange_t;
+
+
+/* mpi.c */
+
+
+/* Nothing goes on from here: MOE_EXCHANGE_ERROR. */
+int moe_mpi_give_up(moe_mpi_exchange_t *x);
+
+/* likewise, with what the link says */
+int moe_mpi_link_error(moe_mpi_exchange_t *x, moe_err_t *err);
+
+/* what was wrong before is wrong now */
+int moe_mpi_broken(const moe_mpi_exchange_t *x, uint64_t *late,
+    moe_err_t *err);
+
+/* Until ours of this kind have gone, and theirs are here. */
+int moe_mpi_await(moe_mpi_exchange_t *x, moe_link_kind_e kind,
+    const char *what, uint64_t deadline, uint64_t *late, moe_err_t *err);
+
+
+/* mpi_layer.c: the calls of moe_exchange_ops_t; begin has filled in what
+ * parcels know of the step */
+
+
+/* The next rows of every other rank are expected. */
+int moe_mpi_post_rows(moe_mpi_exchange_t *x, uint32_t half, moe_err_t *err);
+
+int moe_mpi_dispatch_send(moe_mpi_exchange_t *x, uint32_t half,
+    uint32_t layer, uint32_t nrows, const float *rows,
+    const uint32_t *experts, uint64_t *late, moe_err_t *err);
+int moe_mpi_dispatch_wait(moe_mpi_exchange_t *x, uint32_t half,
+    uint64_t deadline, moe_expert_work_t *work, uint64_t *late,
+    moe_err_t *err);
+int moe_mpi_combine_send(moe_mpi_exchange_t *x, uint32_t half,
+    uint64_t *late, moe_err_t *err);
+int moe_mpi_combine_wait(moe_mpi_exchange_t *x, uint32_t half,
+    uint64_t deadline, moe_expert_result_t *result, uint64_t *late,
+    moe_err_t *err);
+
+
+#endif /* MOE_MPI_PARTS_H */
