@@ -72,7 +72,8 @@ static const char  help[] =
     "  --window N       tokens read at a time, each time anew (default: 256)\n"
     "  --tokens N       only the first N tokens of FILE\n"
     "  --threads N      computing threads (default: all cores)\n"
-    "  --kernels NAME   plain, avx2, avx512, plain-bf16, avx512-bf16 or cuda\n"
+    "  --kernels NAME   plain, avx2, avx512, plain-bf16, avx512-bf16,\n"
+    "                   plain-fp8, cuda or cuda-fp8\n"
     "                   (default: the fastest of the first three)\n"
     "  --kv-format F    f32, bf16 or int8, of all but the first (default:\n"
     "                   f32)\n";

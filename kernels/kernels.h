@@ -113,6 +113,7 @@ typedef struct {
     size_t        ldx;
     size_t        ldo;
     uint32_t      nrows;        /* may be 0 */
+    int           keep_x;       /* not quantized, see kernels/fp8.h */
 
     /* the kernel's own */
     const uint8_t *q;           /* x quantized, for packed w */
@@ -130,8 +131,9 @@ typedef struct {
     float  limit;
 } moe_clamped_t;
 
-/* out[r] = down(silu(gate x[r]) * (up x[r])), all three packed; biases are
- * added to what each of the three gives */
+/* out[r] = down(silu(gate x[r]) * (up x[r])), all three packed, or all of FP8
+ * where the set says so (glu_fp8); biases are added to what each of the three
+ * gives */
 typedef struct {
     moe_matrix_t  gate;         /* [f][k] */
     moe_matrix_t  up;           /* [f][k] */
@@ -295,6 +297,8 @@ typedef struct {
     const char          *name;      /* "plain", "avx2", "avx512", "cuda" */
     const char          *set;       /* backends of one set give equal bits */
     const moe_memory_t  *memory;    /* NULL: the process's own */
+    int                  glu_fp8;   /* glu takes FP8 weights, and quantizes
+                                     * inputs as matmul does */
 
     /* out[r][0 .. k) = row ids[r] of w */
     void (*embed)(const moe_kctx_t *c, const moe_matrix_t *w,
@@ -310,7 +314,8 @@ typedef struct {
     void (*matmul)(const moe_kctx_t *c, moe_matmul_t *parts,
                    uint32_t nparts);
 
-    /* all parts at once; reads each of their matrices once */
+    /* all parts at once, all packed or all of FP8; reads each of their
+     * matrices once */
     void (*glu)(const moe_kctx_t *c, moe_glu_t *parts, uint32_t nparts);
 
     /* as matmul with W transposed: x[nrows][w.n], out[nrows][w.k], out[r][j]

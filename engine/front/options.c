@@ -139,8 +139,9 @@ static const char  moe_serve_help[] =
     "                         f32)\n"
     "  --kernels NAME         plain, avx2 or avx512 (default: the fastest);\n"
     "                         avx512-bf16, plain-bf16: bf16 weights by inputs\n"
-    "                         rounded to bf16; cuda, in a program made with\n"
-    "                         CUDA=1\n"
+    "                         rounded to bf16; plain-fp8: FP8 weights by\n"
+    "                         inputs in FP8; cuda, cuda-fp8, in a program\n"
+    "                         made with CUDA=1\n"
     "\n"
     "Limits; times are in seconds\n"
     "  --queue N              requests that may wait; more are answered with\n"
@@ -282,7 +283,8 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     static const char *const  wheres[] = { "each", "spread", NULL };
     static const char *const  hows[] = { "auto", "shm", "mpi", NULL };
     static const char *const  kernels[] = {
-        "plain", "avx2", "avx512", "plain-bf16", "avx512-bf16", "cuda", NULL
+        "plain", "avx2", "avx512", "plain-bf16", "avx512-bf16", "plain-fp8",
+        "cuda", "cuda-fp8", NULL
     };
     static const char *const  levels[] = { "error", "warn", "notice", "info",
                                            "debug", NULL };

@@ -183,6 +183,7 @@ mla_expand(moe_model_t *m, const moe_layer_t *layer)
         mem->parts[h] = moe_part(&w, mem->o_lat + h * latent, heads * latent,
                                  m->nrows, mem->o + h * v_dim,
                                  heads * v_dim);
+        mem->parts[h].keep_x = 1;
     }
 
     m->kernels->matmul(&m->kctx, mem->parts, heads);

@@ -6,7 +6,7 @@
 #include "model/decoder.h"
 
 
-static int is_packed(const moe_ffn_mats_t *f);
+static int is_fused(const moe_model_t *m, const moe_ffn_mats_t *f);
 static void dense(moe_model_t *m, const moe_layer_t *layer);
 static int experts(moe_model_t *m, uint32_t l, moe_err_t *err);
 
@@ -24,11 +24,15 @@ moe_decoder_ffn(moe_model_t *m, uint32_t l, moe_err_t *err)
 }
 
 
+/* whether glu takes them */
 static int
-is_packed(const moe_ffn_mats_t *f)
+is_fused(const moe_model_t *m, const moe_ffn_mats_t *f)
 {
-    return moe_is_packed(f->gate.type) && moe_is_packed(f->up.type)
-           && moe_is_packed(f->down.type);
+    return (moe_is_packed(f->gate.type) && moe_is_packed(f->up.type)
+            && moe_is_packed(f->down.type))
+           || (m->kernels->glu_fp8 && f->gate.type == MOE_W_F8_E4M3
+               && f->up.type == MOE_W_F8_E4M3
+               && f->down.type == MOE_W_F8_E4M3);
 }
 
 
@@ -69,7 +73,7 @@ dense(moe_model_t *m, const moe_layer_t *layer)
     mem = &m->mem;
     nrows = m->nrows;
 
-    if (is_packed(&layer->ffn)) {
+    if (is_fused(m, &layer->ffn)) {
         mem->glu[0] = glu_of(&layer->ffn, mem->xn, nrows, mem->y);
         k->glu(&m->kctx, mem->glu, 1);
         k->add(&m->kctx, mem->x, mem->y,
@@ -128,9 +132,9 @@ route(moe_model_t *m, const moe_layer_t *layer)
 }
 
 
-/* compute() where all matrices are packed, with equal bits; 0: they are not */
+/* compute() where glu takes all matrices, with equal bits; 0: it does not */
 static int
-compute_packed(moe_model_t *m, const moe_layer_t *layer,
+compute_fused(moe_model_t *m, const moe_layer_t *layer,
     const moe_expert_work_t *work)
 {
     size_t                    hidden;
@@ -144,7 +148,7 @@ compute_packed(moe_model_t *m, const moe_layer_t *layer,
     n = 0;
 
     if (layer->ffn.gate.data != NULL) {
-        if (!is_packed(&layer->ffn)) {
+        if (!is_fused(m, &layer->ffn)) {
             return 0;
         }
         mem->glu[n++] = glu_of(&layer->ffn, mem->xn, m->nrows, mem->y);
@@ -153,7 +157,7 @@ compute_packed(moe_model_t *m, const moe_layer_t *layer,
     for (i = 0; i < work->nexperts; i++) {
         x = &work->experts[i];
 
-        if (!is_packed(&layer->experts[x->expert])) {
+        if (!is_fused(m, &layer->experts[x->expert])) {
             return 0;
         }
         mem->glu[n] = glu_of(&layer->experts[x->expert],
@@ -196,7 +200,7 @@ compute(moe_model_t *m, const moe_layer_t *layer,
     nrows = m->nrows;
     n = 0;
 
-    if (compute_packed(m, layer, work)) {
+    if (compute_fused(m, layer, work)) {
         return;
     }
 

@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/cpu/bf16.h"
+#include "kernels/cpu/fp8.h"
 #include "kernels/cpu/sets.h"
 
 
@@ -33,6 +34,10 @@ moe_kernels_get(const char *name)
     if (strcmp(name, "cuda") == 0) {
         return moe_kernels_cuda();
     }
+
+    if (strcmp(name, "cuda-fp8") == 0) {
+        return moe_kernels_cuda_fp8();
+    }
 #endif
 
     if (strcmp(name, "avx512-bf16") == 0 && has_bf16()) {
@@ -41,6 +46,10 @@ moe_kernels_get(const char *name)
 
     if (strcmp(name, "plain-bf16") == 0) {
         return moe_bf16_plain();
+    }
+
+    if (strcmp(name, "plain-fp8") == 0) {
+        return moe_fp8_plain();
     }
 
     return NULL;

@@ -13,6 +13,7 @@ extern const moe_kernels_t  moe_kernels_avx512;
 
 /* NULL where there is no device; see kernels/cuda/backend.cu */
 const moe_kernels_t *moe_kernels_cuda(void);
+const moe_kernels_t *moe_kernels_cuda_fp8(void);
 
 
 #endif /* MOE_SETS_H */

@@ -136,10 +136,11 @@ static const moe_memory_t  memory = {
     .get = device_get
 };
 
-static const moe_kernels_t  table = {
+static constexpr moe_kernels_t  table = {
     .name = "cuda",
     .set = "lanes16-fma-cuda",
     .memory = &memory,
+    .glu_fp8 = 0,
 
     .embed = cuda_embed,
     .rmsnorm = cuda_rmsnorm,
@@ -166,8 +167,8 @@ static const moe_kernels_t  table = {
 };
 
 
-extern "C" const moe_kernels_t *
-moe_kernels_cuda(void)
+static int
+has_device(void)
 {
     int  n;
 
@@ -175,8 +176,40 @@ moe_kernels_cuda(void)
 
     if (cudaGetDeviceCount(&n) != cudaSuccess) {
         (void) cudaGetLastError();
-        return NULL;
+        return 0;
     }
 
-    return n > 0 ? &table : NULL;
+    return n > 0;
+}
+
+
+extern "C" const moe_kernels_t *
+moe_kernels_cuda(void)
+{
+    return has_device() ? &table : NULL;
+}
+
+
+static constexpr moe_kernels_t
+fp8_table(void)
+{
+    moe_kernels_t  k = table;
+
+    k.name = "cuda-fp8";
+    k.set = "lanes16-fma-cuda-fp8";
+    k.glu_fp8 = 1;
+    k.matmul = cuda_matmul_fp8;
+
+    return k;
+}
+
+
+/* the same but for products with FP8 weights, see kernels/fp8.h */
+static constexpr moe_kernels_t  fp8 = fp8_table();
+
+
+extern "C" const moe_kernels_t *
+moe_kernels_cuda_fp8(void)
+{
+    return has_device() ? &fp8 : NULL;
 }

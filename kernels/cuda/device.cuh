@@ -247,6 +247,8 @@ void cuda_rmsnorm(const moe_kctx_t *c, const float *x, size_t ldx,
 void cuda_matmul(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts);
 void cuda_matmul_t(const moe_kctx_t *c, moe_matmul_t *parts,
     uint32_t nparts);
+void cuda_matmul_fp8(const moe_kctx_t *c, moe_matmul_t *parts,
+    uint32_t nparts);
 void cuda_matmul_packed(const moe_kctx_t *c, const moe_matmul_t *part);
 void cuda_glu(const moe_kctx_t *c, moe_glu_t *parts, uint32_t nparts);
 void cuda_rope(const moe_kctx_t *c, const moe_rope_op_t *op);

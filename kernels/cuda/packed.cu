@@ -6,7 +6,7 @@
  */
 
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/tiles.h"
+#include "kernels/cuda/glu.cuh"
 
 extern "C" {
 #include "kernels/cpu/packed.h"
@@ -242,27 +242,6 @@ quantize_rows(const moe_kctx_t *c, const float *x, size_t ldx, uint32_t k,
 }
 
 
-/* moe_glu_t as a kernel takes it */
-typedef struct {
-    moe_matrix_t    gate;
-    moe_matrix_t    up;
-    moe_matrix_t    down;
-    const float    *gate_bias;
-    const float    *up_bias;
-    const float    *down_bias;
-    float          *out;
-    const uint8_t  *q;          /* x quantized */
-    uint8_t        *h;          /* what down takes, quantized */
-    moe_clamped_t   clamped;    /* limit 0: silu */
-    uint32_t        nrows;
-} glu_part_t;
-
-typedef struct {
-    moe_tiles_t  tiles;
-    glu_part_t   parts[MOE_TILE_PARTS];
-} work_t;
-
-
 /* out = x w^T + bias, x quantized: a strip of one row */
 __device__ static inline void
 product(const moe_matrix_t &w, const uint8_t *q, const float *bias,
@@ -322,47 +301,45 @@ cuda_matmul_packed(const moe_kctx_t *c, const moe_matmul_t *part)
 
 
 /* gate, up, silu and the rounding for down: a warp has a strip of one row */
-__global__ void
-glu_in_kernel(const __grid_constant__ work_t work)
+__device__ static inline void
+glu_in(const glu_part_t &p, uint32_t row, uint32_t strip)
 {
-    float       g, u;
-    uint32_t    row, col, groups, h_groups;
-    moe_tile_t  t;
-
-    t = moe_tiles_find(&work.tiles, blockIdx.x);
-    row = t.row * ROWS + threadIdx.x / WARP;
-
-    const glu_part_t  &p = work.parts[t.part];
+    float           g, u;
+    uint32_t        col, groups;
+    const uint8_t  *q;
 
     if (row >= p.nrows) {
         return;
     }
 
     groups = p.gate.k / MOE_GROUP + (p.gate.k % MOE_GROUP != 0);
-    h_groups = p.gate.n / MOE_GROUP + (p.gate.n % MOE_GROUP != 0);
-    col = t.col * MOE_STRIP + threadIdx.x % WARP;
+    q = p.q + row * row_size(groups);
+    col = strip * MOE_STRIP + threadIdx.x % WARP;
 
-    g = column(p.gate, t.col, p.q + row * row_size(groups));
-    u = column(p.up, t.col, p.q + row * row_size(groups));
+    g = column(p.gate, strip, q);
+    u = column(p.up, strip, q);
 
-    if (p.gate_bias != NULL && col < p.gate.n) {
-        g = g + p.gate_bias[col];
-    }
+    /* padding gives zeros, and has no bias */
+    g = glu_value(p, col < p.gate.n ? col : 0, g, u);
+    groups = p.gate.n / MOE_GROUP + (p.gate.n % MOE_GROUP != 0);
 
-    if (p.up_bias != NULL && col < p.up.n) {
-        u = u + p.up_bias[col];
-    }
-
-    g = p.clamped.limit != 0
-        ? clamped_mul(g, u, p.clamped.alpha, p.clamped.limit)
-        : silu_mul(g, u);
-
-    quantize(g, p.h + row * row_size(h_groups), h_groups, t.col);
+    quantize(col < p.gate.n ? g : 0.0f, p.h + row * row_size(groups), groups,
+             strip);
 }
 
 
 __global__ void
-glu_out_kernel(const __grid_constant__ work_t work)
+glu_in_kernel(const __grid_constant__ glu_work_t work)
+{
+    moe_tile_t  t;
+
+    t = moe_tiles_find(&work.tiles, blockIdx.x);
+    glu_in(work.parts[t.part], t.row * ROWS + threadIdx.x / WARP, t.col);
+}
+
+
+__global__ void
+glu_out_kernel(const __grid_constant__ glu_work_t work)
 {
     moe_tile_t  t;
 
@@ -376,100 +353,25 @@ glu_out_kernel(const __grid_constant__ work_t work)
 
 
 static void
-glu_tiles(work_t *w, int down)
+glu_packed_in(const moe_kctx_t *c, glu_work_t *w)
 {
-    uint32_t  i, n;
-
-    n = w->tiles.nparts;
-    w->tiles.nparts = 0;
-
-    for (i = 0; i < n; i++) {
-        moe_tiles_add(&w->tiles, w->parts[i].nrows,
-                      down ? w->parts[i].down.n : w->parts[i].gate.n, ROWS,
-                      MOE_STRIP);
-    }
-}
-
-
-static void
-glu_run(const moe_kctx_t *c, work_t *w)
-{
-    glu_tiles(w, 0);
+    glu_tiles(w, 0, ROWS, MOE_STRIP);
     launch(c, "glu, gate and up", glu_in_kernel, moe_tiles_count(&w->tiles),
            THREADS, 0, *w);
+}
 
-    glu_tiles(w, 1);
+
+static void
+glu_packed_out(const moe_kctx_t *c, glu_work_t *w)
+{
+    glu_tiles(w, 1, ROWS, MOE_STRIP);
     launch(c, "glu, down", glu_out_kernel, moe_tiles_count(&w->tiles),
            THREADS, 0, *w);
-
-    w->tiles.nparts = 0;
 }
 
 
-/* rows of a part into the list, their inputs quantized to q */
-static void
-glu_add(const moe_kctx_t *c, work_t *w, const moe_glu_t *p, uint32_t row,
-    uint32_t nrows, uint8_t *q)
-{
-    glu_part_t  *to;
-
-    to = &w->parts[w->tiles.nparts++];
-
-    to->gate = p->gate;
-    to->up = p->up;
-    to->down = p->down;
-    to->gate_bias = p->gate_bias;
-    to->up_bias = p->up_bias;
-    to->down_bias = p->down_bias;
-    to->out = p->out + (size_t) row * p->down.n;
-    to->q = q;
-    to->h = q + nrows * moe_quant_row(p->gate.k);
-    to->clamped.alpha = p->clamped ? p->clamped->alpha : 0;
-    to->clamped.limit = p->clamped ? p->clamped->limit : 0;
-    to->nrows = nrows;
-
-    quantize_rows(c, p->x + (size_t) row * p->gate.k, p->gate.k, p->gate.k,
-                  nrows, q);
-}
-
-
-void
-cuda_glu(const moe_kctx_t *c, moe_glu_t *parts, uint32_t nparts)
-{
-    size_t            at, each;
-    work_t            w;
-    uint32_t          i, row, n;
-    const moe_glu_t  *p;
-
-    at = 0;
-    w.tiles.nparts = 0;
-
-    for (i = 0; i < nparts; i++) {
-        p = &parts[i];
-        each = moe_quant_row(p->gate.k) + moe_quant_row(p->gate.n);
-
-        if (each > c->quant_size) {
-            return;
-        }
-
-        for (row = 0; row < p->nrows; row += n) {
-
-            if (c->quant_size - at < each
-                || w.tiles.nparts == MOE_TILE_PARTS)
-            {
-                glu_run(c, &w);
-                at = 0;
-            }
-
-            n = p->nrows - row;
-            if (n > (c->quant_size - at) / each) {
-                n = (uint32_t) ((c->quant_size - at) / each);
-            }
-
-            glu_add(c, &w, p, row, n, c->quant + at);
-            at += n * each;
-        }
-    }
-
-    glu_run(c, &w);
-}
+const glu_kind_t  glu_packed = {
+    .quantize = quantize_rows,
+    .in = glu_packed_in,
+    .out = glu_packed_out
+};

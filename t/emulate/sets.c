@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/cpu/bf16.h"
+#include "kernels/cpu/fp8.h"
 #include "kernels/cpu/sets.h"
 
 
@@ -26,6 +27,10 @@ moe_kernels_get(const char *name)
         && moe_bf16_agrees(moe_bf16_tile_avx512))
     {
         return moe_bf16_avx512();
+    }
+
+    if (strcmp(name, "plain-fp8") == 0) {
+        return moe_fp8_plain();
     }
 
     return strcmp(name, "plain-bf16") == 0 ? moe_bf16_plain() : NULL;

@@ -20,8 +20,9 @@ static const moe_wtype_e  packed[] = {
 };
 
 
-static const moe_kernels_t  *cpu;
-static const moe_kernels_t  *gpu;
+/* of the set that quantizes nothing, and of the one with FP8 inputs */
+static const moe_kernels_t  *cpu, *cpu_fp8;
+static const moe_kernels_t  *gpu, *gpu_fp8;
 static moe_kctx_t            device;
 static uint32_t              rounds;
 static int                   large;
@@ -40,7 +41,9 @@ cuda_setup(void **state)
     rng *= 2862933555777941757u;
 
     cpu = moe_kernels_get("plain");
+    cpu_fp8 = moe_kernels_get("plain-fp8");
     gpu = moe_kernels_get("cuda");
+    gpu_fp8 = moe_kernels_get("cuda-fp8");
     s = getenv("MOE_CUDA_ROUNDS");
     rounds = s ? (uint32_t) strtoul(s, NULL, 10) : 1;
     large = getenv("MOE_CUDA_LARGE") != NULL;
@@ -427,8 +430,8 @@ test_rmsnorm(void **state)
 
 /* parts [n] of random sizes; what all give, and each row alone */
 static void
-matmul_once(moe_wtype_e type, uint32_t n, uint32_t k, uint32_t rows,
-    uint32_t nparts, int packed)
+matmul_by(const moe_kernels_t *c, const moe_kernels_t *g, moe_wtype_e type,
+    uint32_t n, uint32_t k, uint32_t rows, uint32_t nparts, int packed)
 {
     float         *x, *want[40], *out, *dx, *bias;
     size_t         ldx, ldo, len;
@@ -451,6 +454,7 @@ matmul_once(moe_wtype_e type, uint32_t n, uint32_t k, uint32_t rows,
         host[i] = (moe_matmul_t) { .w = w[i].host, .bias = bias, .x = x,
                                    .ldx = ldx, .nrows = r, .out = want[i],
                                    .ldo = ldo };
+        host[i].keep_x = below(4) == 0;
         dev[i] = host[i];
         dev[i].w = w[i].device;
         dev[i].bias = up(bias, n * 4);
@@ -458,8 +462,8 @@ matmul_once(moe_wtype_e type, uint32_t n, uint32_t k, uint32_t rows,
         dev[i].out = out;
     }
 
-    cpu->matmul(&ctx3, host, nparts);
-    gpu->matmul(&device, dev, nparts);
+    c->matmul(&ctx3, host, nparts);
+    g->matmul(&device, dev, nparts);
 
     for (i = 0; i < nparts; i++) {
         r = dev[i].nrows;
@@ -472,7 +476,7 @@ matmul_once(moe_wtype_e type, uint32_t n, uint32_t k, uint32_t rows,
             one.nrows = 1;
             one.x += r * one.ldx;
             one.out = take(n * 4);
-            gpu->matmul(&device, &one, 1);
+            g->matmul(&device, &one, 1);
             assert_device(want[0] + r * dev[0].ldo, one.out, n,
                           "one row of a matmul");
         }
@@ -486,6 +490,14 @@ matmul_once(moe_wtype_e type, uint32_t n, uint32_t k, uint32_t rows,
     }
 
     end();
+}
+
+
+static void
+matmul_once(moe_wtype_e type, uint32_t n, uint32_t k, uint32_t rows,
+    uint32_t nparts, int packed)
+{
+    matmul_by(cpu, gpu, type, n, k, rows, nparts, packed);
 }
 
 
@@ -589,6 +601,36 @@ test_packed(void **state)
 }
 
 
+/* inputs in FP8; with other weights nothing is quantized */
+static void
+test_fp8(void **state)
+{
+    size_t    size;
+    uint32_t  i;
+
+    need_device();
+    size = device.quant_size;
+
+    for (i = 0; i < 16 * rounds; i++) {
+        matmul_by(cpu_fp8, gpu_fp8, MOE_W_F8_E4M3, 1 + below(70),
+                  1 + below(400), 1 + below(20), i % 4 ? 1 : 1 + below(20),
+                  0);
+    }
+
+    matmul_by(cpu_fp8, gpu_fp8, MOE_W_BF16, 40, 70, 5, 20, 0);
+
+    /* memory for three rows at a time */
+    device.quant_size = 3 * moe_quant_row(150);
+    matmul_by(cpu_fp8, gpu_fp8, MOE_W_F8_E4M3, 40, 150, 11, 1, 0);
+    device.quant_size = size;
+
+    for (i = 0; i < 3 * (uint32_t) large; i++) {
+        matmul_by(cpu_fp8, gpu_fp8, MOE_W_F8_E4M3, 2048, 7168,
+                  1 + below(70), 1, 0);
+    }
+}
+
+
 static void
 glu_once(uint32_t nparts, int clamped)
 {
@@ -674,6 +716,90 @@ test_glu(void **state)
     device.quant_size = 4 * (moe_quant_row(100) + moe_quant_row(100));
     glu_once(1, 0);
     glu_once(20, 1);
+    device.quant_size = size;
+}
+
+
+/* the fused form on the device, products and silu one by one in plain C */
+static void
+glu_fp8_once(uint32_t nparts, uint32_t most)
+{
+    float         *want[20], *g, *u;
+    both_t         gate[20], up_[20], d[20];
+    uint32_t       i, k, f, n, r;
+    moe_glu_t      dev[20];
+    moe_matmul_t   part;
+
+    k = 1 + below(300);
+    f = 1 + below(300);
+    n = 1 + below(100);
+
+    for (i = 0; i < nparts; i++) {
+        r = below(most + 1);
+        gate[i] = random_both(MOE_W_F8_E4M3, f, k);
+        up_[i] = random_both(MOE_W_F8_E4M3, f, k);
+        d[i] = random_both(MOE_W_F8_E4M3, n, f);
+
+        dev[i] = (moe_glu_t) { .gate = gate[i].device, .up = up_[i].device,
+                               .down = d[i].device, .nrows = r,
+                               .x = random_rows(r + 1, k, k) };
+
+        want[i] = zeros((size_t) (r + 1) * n);
+        g = zeros((size_t) (r + 1) * f);
+        u = zeros((size_t) (r + 1) * f);
+
+        part = (moe_matmul_t) { .w = gate[i].host, .x = dev[i].x, .ldx = k,
+                                .nrows = r, .out = g, .ldo = f };
+        cpu_fp8->matmul(&ctx3, &part, 1);
+        part.w = up_[i].host;
+        part.out = u;
+        cpu_fp8->matmul(&ctx3, &part, 1);
+        cpu_fp8->silu_mul(&ctx3, g, u, (size_t) r * f);
+        part = (moe_matmul_t) { .w = d[i].host, .x = g, .ldx = f, .nrows = r,
+                                .out = want[i], .ldo = n };
+        cpu_fp8->matmul(&ctx3, &part, 1);
+
+        part.x = dev[i].x;
+        dev[i].x = up(part.x, (size_t) (r + 1) * k * 4);
+        dev[i].out = take((size_t) (r + 1) * n * 4);
+        free((void *) part.x);
+        free(g);
+        free(u);
+    }
+
+    gpu_fp8->glu(&device, dev, nparts);
+
+    for (i = 0; i < nparts; i++) {
+        assert_device(want[i], dev[i].out, (size_t) (dev[i].nrows + 1) * n,
+                      "glu, fp8");
+        free(want[i]);
+        free_both(&gate[i]);
+        free_both(&up_[i]);
+        free_both(&d[i]);
+    }
+
+    end();
+}
+
+
+static void
+test_glu_fp8(void **state)
+{
+    size_t    size;
+    uint32_t  i;
+
+    need_device();
+    size = device.quant_size;
+
+    for (i = 0; i < 6 * rounds; i++) {
+        glu_fp8_once(1 + below(3), 1 + i * 3);
+    }
+
+    glu_fp8_once(20, 2);
+
+    /* in turns */
+    device.quant_size = 4 * (moe_quant_row(300) + moe_quant_row(300));
+    glu_fp8_once(2, 20);
     device.quant_size = size;
 }
 
@@ -1143,7 +1269,9 @@ main(void)
         cmocka_unit_test(test_matmul_of_many_parts),
         cmocka_unit_test(test_matmul_t),
         cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_fp8),
         cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_glu_fp8),
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_elements),
         cmocka_unit_test(test_rows),

@@ -109,14 +109,15 @@ run(moe_model_t *m, uint32_t chunk, float *out)
 
 
 static void
-compare(const char *dir, moe_kv_format_e format, uint32_t chunk)
+compare(const char *dir, const char *plain, const char *cuda,
+    moe_kv_format_e format, uint32_t chunk)
 {
     float        *want, *is;
     size_t        i, n;
     moe_model_t  *cpu, *gpu;
 
-    cpu = open_model(dir, "plain", format, 0);
-    gpu = open_model(dir, "cuda", format, 0);
+    cpu = open_model(dir, plain, format, 0);
+    gpu = open_model(dir, cuda, format, 0);
 
     n = (size_t) (LEN + chunk - 1) / chunk * 2 * moe_model_vocab_size(cpu);
     want = calloc(n, sizeof(float));
@@ -147,9 +148,12 @@ test_models(void **state)
     need_device();
 
     for (i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
-        compare(models[i], (moe_kv_format_e) (i % 3), i % 2 ? 5 : 13);
+        compare(models[i], "plain", "cuda", (moe_kv_format_e) (i % 3),
+                i % 2 ? 5 : 13);
         print_message("  %s\n", models[i]);
     }
+
+    compare("t/golden/v3-fp8", "plain-fp8", "cuda-fp8", MOE_KV_BF16, 7);
 }
 
 

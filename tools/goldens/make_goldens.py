@@ -3,6 +3,7 @@
 
     make_goldens.py [--out ../../t/golden] [NAME ...]
     make_goldens.py --demo ../../models/demo
+    make_goldens.py --fp8-inputs
 
 Every case is a model with random weights in Hugging Face layout beside
 golden.json; see README.md for what is in it and how cases are chosen.
@@ -18,6 +19,7 @@ import tempfile
 
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -662,6 +664,53 @@ def make(name, out):
     raise SystemExit(f"{name}: nothing clean found")
 
 
+# ---- inputs in FP8 ----
+
+
+def as_fp8(x):
+    """Every 128 of a row rounded to E4M3 with a scale of their own."""
+    n = x.shape[-1]
+    y = torch.nn.functional.pad(x, (0, -n % BLOCK)).unflatten(-1, (-1, BLOCK))
+    amax = y.abs().amax(-1, keepdim=True)
+    q = torch.where(amax > 0, y * (448 / amax), 0.0).to(torch.float8_e4m3fn)
+    return (q.float() * (amax / 448)).flatten(-2)[..., :n]
+
+
+@torch.no_grad()
+def fp8_inputs(where):
+    """Logits of golden.json's positions where every product with an FP8
+    weight, but for kv_b's, has its inputs in FP8 too."""
+    c = json.loads((where / "config.json").read_text())
+    c.pop("quantization_config")
+    mean = {}
+    with safe_open(where / "model.safetensors", "pt") as f:
+        for k in f.keys():
+            if not k.endswith("_scale_inv"):
+                t = f.get_tensor(k)
+                mean[k] = (spread(t, f.get_tensor(k + "_scale_inv"))
+                           if t.dtype == torch.float8_e4m3fn else t.float())
+    with tempfile.TemporaryDirectory() as tmp:
+        save(pathlib.Path(tmp), c, mean, 1)
+        model, _ = load(tmp)
+    kept = {p.data_ptr() for k, p in model.named_parameters()
+            if "kv_b_proj" in k or "lm_head" in k or "mlp.gate.weight" in k}
+    linear = torch.nn.functional.linear
+
+    def product(x, w, bias=None):
+        return linear(x if w.data_ptr() in kept else as_fp8(x), w, bias)
+
+    prompts = []
+    torch.nn.functional.linear = product
+    for p in json.loads((where / "golden.json").read_text())["prompts"]:
+        ids = torch.tensor([p["ids"] + p["greedy"]])
+        logits = model(ids, use_cache=False).logits[0]
+        prompts.append({"logits": [{"pos": r["pos"], "values": [
+            float(f"{v:.9g}") for v in logits[r["pos"]].tolist()]}
+            for r in p["logits"]]})
+    torch.nn.functional.linear = linear
+    dump(where / "fp8_inputs.json", where.name, prompts)
+
+
 # ---- the demo model ----
 
 DEMO = [
@@ -726,6 +775,7 @@ def main():
                    default=here.parent.parent / "t" / "golden")
     a.add_argument("--demo", nargs="?", type=pathlib.Path,
                    const=here.parent.parent / "models" / "demo")
+    a.add_argument("--fp8-inputs", action="store_true")
     a.add_argument("names", nargs="*")
     a = a.parse_args()
     torch.set_num_threads(1)
@@ -733,8 +783,10 @@ def main():
     if a.demo:
         demo(a.demo, a.out / "demo")
         return
-    for name in a.names or CASES:
+    for name in [] if a.fp8_inputs else a.names or CASES:
         make(name, a.out)
+    if not a.names:
+        fp8_inputs(a.out / "v3-fp8")
 
 
 if __name__ == "__main__":
