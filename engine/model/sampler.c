@@ -1,19 +1,16 @@
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/dmath.h"
+#include "kernels/sampling.h"
 #include "model/sampler.h"
 
 
 #define N_BUCKETS   2048
 
-/* weights that are added up by themselves, and then to those before */
+/* logits that are looked at, and weights that are made, at a time */
 #define BLOCK       256
-
-/* of a count: the id is in the prompt */
-#define IN_PROMPT   0x80000000u
 
 
 typedef float    v4f __attribute__((vector_size(16)));
@@ -21,14 +18,17 @@ typedef int32_t  v4i __attribute__((vector_size(16)));
 
 
 struct moe_sampler_s {
-    uint32_t   vocab;
-    uint32_t   n;               /* candidates left */
-    float     *logits;          /* [vocab] as changed by the request */
-    uint32_t  *counts;          /* [vocab] all 0 between calls */
-    uint32_t  *ids;             /* [n] candidates, ascending */
-    double    *weights;         /* [n] theirs, relative to the best */
-    double     sums[N_BUCKETS];
-    uint32_t   sizes[N_BUCKETS];
+    uint32_t     vocab;
+    uint32_t     n;             /* candidates left */
+    float       *logits;        /* [vocab] as changed by the request */
+    uint32_t    *at;            /* [vocab] the last edit of an id, + 1; all 0
+                                 * between calls */
+    uint32_t    *ids;           /* [n] candidates, ascending */
+    uint64_t    *weights;       /* [n] theirs, see kernels/sampling.h */
+    moe_edit_t  *edits;
+    uint32_t     max_edits;
+    uint64_t     sums[N_BUCKETS];
+    uint32_t     sizes[N_BUCKETS];
 };
 
 /*
@@ -45,54 +45,16 @@ static const struct {
 };
 
 
-static void sampler_logits(moe_sampler_t *s, const float *logits,
+static int sampler_logits(moe_sampler_t *s, const float *logits,
     const moe_sampling_t *p, const moe_history_t *h);
-static void sampler_penalties(moe_sampler_t *s, const moe_sampling_t *p,
-    const moe_history_t *h);
-static void sampler_penalty(moe_sampler_t *s, const moe_sampling_t *p,
-    uint32_t id);
 static void sampler_candidates(moe_sampler_t *s, const moe_sampling_t *p,
     float best);
+static void sampler_weights(moe_sampler_t *s, float best, double scale);
 static void sampler_top_k(moe_sampler_t *s, uint32_t k);
 static void sampler_top_p(moe_sampler_t *s, double top_p);
-static double sampler_tail(moe_sampler_t *s, double top_p);
-static uint32_t sampler_draw(const moe_sampler_t *s, double u);
-static double sampler_sum(const double *w, uint32_t n);
-
-
-/* finite or -inf; a logit never compares as unordered after this */
-static inline float
-tidy(float x)
-{
-    x = x > FLT_MAX ? FLT_MAX : x;
-
-    return x == x ? x : -INFINITY;
-}
-
-
-/* ascends with x; adding zero makes -0 and 0 the tie that they are */
-static inline uint32_t
-key_of(float x)
-{
-    uint32_t  u;
-
-    x += 0.0f;
-    memcpy(&u, &x, sizeof(u));
-
-    return u & 0x80000000u ? ~u : u | 0x80000000u;
-}
-
-
-/* lse: log of the sum of e^(logit - best) */
-static inline float
-logprob(float logit, float best, double lse)
-{
-    double  x;
-
-    x = (double) logit - (double) best - lse;
-
-    return x > MOE_LOGPROB_MIN ? (float) x : MOE_LOGPROB_MIN;
-}
+static void sampler_drop_light(moe_sampler_t *s, double top_p, uint64_t sum);
+static uint32_t sampler_draw(const moe_sampler_t *s, uint64_t random);
+static uint64_t sampler_sum(const uint64_t *w, uint32_t n);
 
 
 moe_sampler_t *
@@ -107,11 +69,11 @@ moe_sampler_new(uint32_t vocab)
 
     s->vocab = vocab;
     s->logits = calloc(vocab, sizeof(float));
-    s->counts = calloc(vocab, sizeof(uint32_t));
+    s->at = calloc(vocab, sizeof(uint32_t));
     s->ids = calloc(vocab, sizeof(uint32_t));
-    s->weights = calloc(vocab, sizeof(double));
+    s->weights = calloc(vocab, sizeof(uint64_t));
 
-    if (s->logits == NULL || s->counts == NULL || s->ids == NULL
+    if (s->logits == NULL || s->at == NULL || s->ids == NULL
         || s->weights == NULL)
     {
         moe_sampler_free(s);
@@ -130,9 +92,10 @@ moe_sampler_free(moe_sampler_t *s)
     }
 
     free(s->logits);
-    free(s->counts);
+    free(s->at);
     free(s->ids);
     free(s->weights);
+    free(s->edits);
     free(s);
 }
 
@@ -154,7 +117,9 @@ moe_sample(moe_sampler_t *s, const float *logits, const moe_sampling_t *p,
 {
     uint32_t  best;
 
-    sampler_logits(s, logits, p, h);
+    if (sampler_logits(s, logits, p, h) != 0) {
+        return -1;
+    }
 
     best = moe_argmax(s->logits, s->vocab);
 
@@ -169,7 +134,7 @@ moe_sample(moe_sampler_t *s, const float *logits, const moe_sampling_t *p,
 
     sampler_candidates(s, p, s->logits[best]);
 
-    *id = sampler_draw(s, moe_uniform(p->seed, position, choice));
+    *id = sampler_draw(s, moe_random(p->seed, position, choice));
 
     return 0;
 }
@@ -180,7 +145,7 @@ moe_logprobs(moe_sampler_t *s, const float *logits, uint32_t id,
     uint32_t n_top, moe_logprobs_t *out)
 {
     float           x, best;
-    double          sum;
+    double          lse;
     uint32_t        i, j, n;
     moe_logprob_t  *top;
 
@@ -191,11 +156,12 @@ moe_logprobs(moe_sampler_t *s, const float *logits, uint32_t id,
         n_top = MOE_MAX_TOP_LOGPROBS;
     }
 
-    best = tidy(logits[moe_argmax(logits, s->vocab)]);
+    best = moe_tidy(logits[moe_argmax(logits, s->vocab)]);
 
     for (i = 0; i < s->vocab; i++) {
-        x = tidy(logits[i]);
-        s->weights[i] = (double) x - (double) best;
+        x = moe_tidy(logits[i]);
+        s->logits[i] = x;
+        s->ids[i] = i;
 
         if (n_top == 0 || (n == n_top && !(x > top[n - 1].logprob))) {
             continue;
@@ -212,25 +178,22 @@ moe_logprobs(moe_sampler_t *s, const float *logits, uint32_t id,
         top[j].logprob = x;
     }
 
-    moe_dexp_array(s->weights, s->weights, (int) s->vocab);
+    s->n = s->vocab;
+    sampler_weights(s, best, 1);
 
-    sum = 0;
-
-    for (i = 0; i < s->vocab; i++) {
-        sum += s->weights[i];
-    }
-
-    sum = moe_dlog(sum);
+    /* 0 where nothing is finite */
+    lse = best == -INFINITY ? 0
+          : moe_dlog((double) sampler_sum(s->weights, s->n) * 0x1p-41);
 
     for (i = 0; i < n; i++) {
-        top[i].logprob = logprob(top[i].logprob, best, sum);
+        top[i].logprob = moe_logprob_of(top[i].logprob, best, lse);
     }
 
     out->n_top = n;
     out->logprob = MOE_LOGPROB_MIN;
 
     if (id < s->vocab) {
-        out->logprob = logprob(tidy(logits[id]), best, sum);
+        out->logprob = moe_logprob_of(moe_tidy(logits[id]), best, lse);
     }
 }
 
@@ -293,8 +256,8 @@ moe_argmax(const float *logits, uint32_t vocab)
 }
 
 
-double
-moe_uniform(uint64_t seed, uint64_t position, uint32_t choice)
+uint64_t
+moe_random(uint64_t seed, uint64_t position, uint32_t choice)
 {
     uint32_t  counter[4], key[2], out[4];
 
@@ -308,7 +271,7 @@ moe_uniform(uint64_t seed, uint64_t position, uint32_t choice)
 
     moe_philox(counter, key, out);
 
-    return (double) (((uint64_t) out[1] << 32 | out[0]) >> 11) * 0x1p-53;
+    return ((uint64_t) out[1] << 32 | out[0]) >> 11;
 }
 
 
@@ -346,97 +309,146 @@ moe_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 }
 
 
+/* appends to the chain of an id that is in the vocabulary */
+static moe_edit_t *
+edit(moe_sampler_t *s, uint32_t id, moe_edit_e kind, moe_edit_t *edits,
+    uint32_t *n)
+{
+    moe_edit_t  *e;
+
+    e = &edits[*n];
+    memset(e, 0, sizeof(*e));
+    e->id = id;
+    e->kind = kind;
+    e->head = s->at[id] == 0;
+
+    if (!e->head) {
+        edits[s->at[id] - 1].next = *n;
+    }
+
+    s->at[id] = ++*n;
+
+    return e;
+}
+
+
+/* an id has one, which is the last of its chain */
+static moe_edit_t *
+penalty(moe_sampler_t *s, uint32_t id, moe_edit_t *edits, uint32_t *n)
+{
+    uint32_t  last;
+
+    last = s->at[id];
+
+    if (last != 0 && edits[last - 1].kind == MOE_EDIT_PENALTY) {
+        return &edits[last - 1];
+    }
+
+    return edit(s, id, MOE_EDIT_PENALTY, edits, n);
+}
+
+
+static int
+has_penalties(const moe_sampling_t *p)
+{
+    return p->repetition_penalty != 1 || p->frequency_penalty != 0
+           || p->presence_penalty != 0;
+}
+
+
+uint32_t
+moe_sampler_edits(const moe_sampling_t *p, const moe_history_t *h)
+{
+    return p->n_bias
+           + (h->n_generated < p->min_tokens ? p->n_stop_ids : 0)
+           + (has_penalties(p) ? h->n_generated + h->n_prompt : 0);
+}
+
+
+uint32_t
+moe_sampler_edit(moe_sampler_t *s, const moe_sampling_t *p,
+    const moe_history_t *h, moe_edit_t *edits)
+{
+    int       penalties;
+    uint32_t  i, n;
+
+    n = 0;
+    penalties = has_penalties(p);
+
+    for (i = 0; h->n_generated < p->min_tokens && i < p->n_stop_ids; i++) {
+        if (p->stop_ids[i] < s->vocab) {
+            (void) edit(s, p->stop_ids[i], MOE_EDIT_BAR, edits, &n);
+        }
+    }
+
+    for (i = 0; i < p->n_bias; i++) {
+        if (p->bias[i].id < s->vocab) {
+            edit(s, p->bias[i].id, MOE_EDIT_BIAS, edits, &n)->value
+                = p->bias[i].bias;
+        }
+    }
+
+    for (i = 0; penalties && i < h->n_generated; i++) {
+        if (h->generated[i] < s->vocab) {
+            penalty(s, h->generated[i], edits, &n)->count++;
+        }
+    }
+
+    /* an id of the prompt alone is in the answer no times */
+    for (i = 0; penalties && i < h->n_prompt; i++) {
+        if (h->prompt[i] < s->vocab) {
+            (void) penalty(s, h->prompt[i], edits, &n);
+        }
+    }
+
+    for (i = 0; i < n; i++) {
+        s->at[edits[i].id] = 0;
+    }
+
+    return n;
+}
+
+
 /* fills s->logits with what the request makes of them */
-static void
+static int
 sampler_logits(moe_sampler_t *s, const float *logits, const moe_sampling_t *p,
     const moe_history_t *h)
 {
-    float     *to;
-    uint32_t   i, n, id;
+    float       *to;
+    uint32_t     i, n, id;
+    moe_edit_t  *e;
 
     to = s->logits;
     n = s->vocab;
 
     for (i = 0; i < n; i++) {
-        to[i] = tidy(logits[i]);
+        to[i] = moe_tidy(logits[i]);
     }
 
-    for (i = 0; h->n_generated < p->min_tokens && i < p->n_stop_ids; i++) {
-        if (p->stop_ids[i] < s->vocab) {
-            s->logits[p->stop_ids[i]] = -INFINITY;
+    n = moe_sampler_edits(p, h);
+
+    if (n > s->max_edits) {
+        e = realloc(s->edits, n * sizeof(moe_edit_t));
+        if (e == NULL) {
+            return -1;
+        }
+
+        s->edits = e;
+        s->max_edits = n;
+    }
+
+    n = moe_sampler_edit(s, p, h, s->edits);
+
+    for (i = 0; i < n; i++) {
+        id = s->edits[i].id;
+
+        if (s->edits[i].head) {
+            to[id] = moe_edited(to[id], s->edits, i, p->repetition_penalty,
+                                p->frequency_penalty, p->presence_penalty);
         }
     }
 
-    for (i = 0; i < p->n_bias; i++) {
-        id = p->bias[i].id;
-
-        if (id < s->vocab) {
-            s->logits[id] = tidy(s->logits[id] + p->bias[i].bias);
-        }
-    }
-
-    if (p->repetition_penalty != 1 || p->frequency_penalty != 0
-        || p->presence_penalty != 0)
-    {
-        sampler_penalties(s, p, h);
-    }
-}
-
-
-static void
-sampler_penalties(moe_sampler_t *s, const moe_sampling_t *p,
-    const moe_history_t *h)
-{
-    uint32_t  i;
-
-    for (i = 0; i < h->n_generated; i++) {
-        if (h->generated[i] < s->vocab) {
-            s->counts[h->generated[i]]++;
-        }
-    }
-
-    for (i = 0; i < h->n_prompt; i++) {
-        if (h->prompt[i] < s->vocab) {
-            s->counts[h->prompt[i]] |= IN_PROMPT;
-        }
-    }
-
-    for (i = 0; i < h->n_generated; i++) {
-        sampler_penalty(s, p, h->generated[i]);
-    }
-
-    for (i = 0; i < h->n_prompt; i++) {
-        sampler_penalty(s, p, h->prompt[i]);
-    }
-}
-
-
-/* once per id: its count is taken back to 0 */
-static void
-sampler_penalty(moe_sampler_t *s, const moe_sampling_t *p, uint32_t id)
-{
-    double    x;
-    uint32_t  n;
-
-    if (id >= s->vocab || s->counts[id] == 0) {
-        return;
-    }
-
-    n = s->counts[id] & ~IN_PROMPT;
-    s->counts[id] = 0;
-
-    x = s->logits[id];
-    x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
-
-    if (n != 0) {
-        x -= p->frequency_penalty * n;
-        x -= p->presence_penalty;
-    }
-
-    /* the cast of a double past the floats' range is not defined */
-    x = x > FLT_MAX ? FLT_MAX : x;
-
-    s->logits[id] = x < -FLT_MAX ? -INFINITY : tidy((float) x);
+    return 0;
 }
 
 
@@ -444,7 +456,7 @@ sampler_penalty(moe_sampler_t *s, const moe_sampling_t *p, uint32_t id)
 static void
 sampler_candidates(moe_sampler_t *s, const moe_sampling_t *p, float best)
 {
-    double        least, scale, *weights;
+    double        least, scale;
     uint32_t      i, n, vocab, *ids;
     const float  *logits;
 
@@ -453,7 +465,6 @@ sampler_candidates(moe_sampler_t *s, const moe_sampling_t *p, float best)
 
     ids = s->ids;
     logits = s->logits;
-    weights = s->weights;
     vocab = s->vocab;
     n = 0;
 
@@ -470,16 +481,40 @@ sampler_candidates(moe_sampler_t *s, const moe_sampling_t *p, float best)
         sampler_top_k(s, (uint32_t) p->top_k);
     }
 
-    n = s->n;
-
-    for (i = 0; i < n; i++) {
-        weights[i] = ((double) logits[ids[i]] - (double) best) * scale;
-    }
-
-    moe_dexp_array(weights, weights, (int) n);
+    sampler_weights(s, best, scale);
 
     if (p->top_p < 1) {
         sampler_top_p(s, p->top_p);
+    }
+}
+
+
+/* of all candidates */
+static void
+sampler_weights(moe_sampler_t *s, float best, double scale)
+{
+    double           e[BLOCK];
+    uint32_t         i, j, n;
+    uint64_t        *weights;
+    const float     *logits;
+    const uint32_t  *ids;
+
+    logits = s->logits;
+
+    for (i = 0; i < s->n; i += n) {
+        n = s->n - i < BLOCK ? s->n - i : BLOCK;
+        ids = s->ids + i;
+        weights = s->weights + i;
+
+        for (j = 0; j < n; j++) {
+            e[j] = ((double) logits[ids[j]] - (double) best) * scale;
+        }
+
+        moe_dexp_array(e, e, (int) n);
+
+        for (j = 0; j < n; j++) {
+            weights[j] = moe_weight_fixed(e[j]);
+        }
     }
 }
 
@@ -499,7 +534,7 @@ sampler_top_k(moe_sampler_t *s, uint32_t k)
         memset(s->sizes, 0, sizeof(s->sizes));
 
         for (i = 0; i < s->n; i++) {
-            key = key_of(s->logits[s->ids[i]]);
+            key = moe_logit_key(s->logits[s->ids[i]]);
 
             if ((key & mask) == known) {
                 s->sizes[key >> rounds[r].shift & (rounds[r].buckets - 1)]++;
@@ -518,7 +553,7 @@ sampler_top_k(moe_sampler_t *s, uint32_t k)
     n = 0;
 
     for (i = 0; i < s->n; i++) {
-        key = key_of(s->logits[s->ids[i]]);
+        key = moe_logit_key(s->logits[s->ids[i]]);
 
         if (key > known || (key == known && k > 0)) {
             k -= key == known;
@@ -537,13 +572,13 @@ sampler_top_k(moe_sampler_t *s, uint32_t k)
 static void
 sampler_top_p(moe_sampler_t *s, double top_p)
 {
-    int       b, full, last;
-    double    need, above;
     size_t    r;
-    uint32_t  i, n, key, known, mask;
+    uint32_t  b, i, n, key, known, mask;
+    uint64_t  need, sum;
 
-    need = sampler_tail(s, top_p);
-    above = 0;
+    sum = sampler_sum(s->weights, s->n);
+    need = moe_weight_share(sum, top_p);
+    sampler_drop_light(s, top_p, sum);
     known = 0;
     mask = 0;
 
@@ -552,7 +587,7 @@ sampler_top_p(moe_sampler_t *s, double top_p)
         memset(s->sums, 0, sizeof(s->sums));
 
         for (i = 0; i < s->n; i++) {
-            key = key_of(s->logits[s->ids[i]]);
+            key = moe_logit_key(s->logits[s->ids[i]]);
 
             if ((key & mask) == known) {
                 s->sums[key >> rounds[r].shift & (rounds[r].buckets - 1)] +=
@@ -560,44 +595,27 @@ sampler_top_p(moe_sampler_t *s, double top_p)
             }
         }
 
-        /* sums in another order may miss need by a hair: then the last */
-        last = 0;
-
-        for (b = (int) rounds[r].buckets - 1; b >= 0; b--) {
-            if (s->sums[b] == 0) {
-                continue;
-            }
-
-            last = b;
-
-            if (above + s->sums[b] >= need) {
-                break;
-            }
-
-            above += s->sums[b];
+        for (b = rounds[r].buckets - 1; s->sums[b] < need; b--) {
+            need -= s->sums[b];
         }
 
-        if (b < 0) {
-            above -= s->sums[last];
-        }
-
-        known |= (uint32_t) last << rounds[r].shift;
+        known |= b << rounds[r].shift;
         mask |= (rounds[r].buckets - 1) << rounds[r].shift;
     }
 
+    /* known is the key of the last one kept; of those with it, equally heavy
+     * ones, as many as need takes */
     n = 0;
-    full = 0;
 
     for (i = 0; i < s->n; i++) {
-        key = key_of(s->logits[s->ids[i]]);
+        key = moe_logit_key(s->logits[s->ids[i]]);
 
-        if (key < known || (key == known && full)) {
+        if (key < known || (key == known && need == 0)) {
             continue;
         }
 
         if (key == known) {
-            above += s->weights[i];
-            full = above >= need;
+            need = need < s->weights[i] ? 0 : need - s->weights[i];
         }
 
         s->ids[n] = s->ids[i];
@@ -608,21 +626,16 @@ sampler_top_p(moe_sampler_t *s, double top_p)
 }
 
 
-/*
- * Returns the weight that top_p must reach, and drops candidates so light
- * that all of them together cannot be needed for it; in a large vocabulary
- * that is nearly all.
- */
-static double
-sampler_tail(moe_sampler_t *s, double top_p)
+/* Drops candidates so light that all of them together cannot be needed for
+ * top_p; in a large vocabulary that is nearly all. */
+static void
+sampler_drop_light(moe_sampler_t *s, double top_p, uint64_t sum)
 {
-    double    sum, light, *weights;
-    uint32_t  i, n, all, *ids;
-
-    sum = sampler_sum(s->weights, s->n);
+    uint32_t   i, n, all, *ids;
+    uint64_t   light, *weights;
 
     /* half of what they may weigh, so that rounding does not matter */
-    light = (1 - top_p) * sum / s->n / 2;
+    light = (uint64_t) ((1 - top_p) * (double) sum / s->n / 2);
     n = 0;
 
     ids = s->ids;
@@ -637,85 +650,37 @@ sampler_tail(moe_sampler_t *s, double top_p)
     }
 
     s->n = n;
-
-    return top_p * sum;
 }
 
 
-/* weights in four lanes; a block's last few one by one */
-static double
-block_sum(const double *w, uint32_t n)
+static uint64_t
+sampler_sum(const uint64_t *w, uint32_t n)
 {
-    double    a[4] = { 0 };
     uint32_t  i;
-
-    for (i = 0; i + 4 <= n; i += 4) {
-        a[0] += w[i];
-        a[1] += w[i + 1];
-        a[2] += w[i + 2];
-        a[3] += w[i + 3];
-    }
-
-    a[0] = (a[0] + a[1]) + (a[2] + a[3]);
-
-    for (; i < n; i++) {
-        a[0] += w[i];
-    }
-
-    return a[0];
-}
-
-
-static double
-sampler_sum(const double *w, uint32_t n)
-{
-    double    sum;
-    uint32_t  i;
+    uint64_t  sum;
 
     sum = 0;
 
-    for (i = 0; i < n; i += BLOCK) {
-        sum += block_sum(w + i, n - i < BLOCK ? n - i : BLOCK);
+    for (i = 0; i < n; i++) {
+        sum += w[i];
     }
 
     return sum;
 }
 
 
-/* u in [0, 1) */
 static uint32_t
-sampler_draw(const moe_sampler_t *s, double u)
+sampler_draw(const moe_sampler_t *s, uint64_t random)
 {
-    double    sum, block, at, to;
-    uint32_t  i, j, n, last;
+    uint32_t  i;
+    uint64_t  place;
 
-    to = u * sampler_sum(s->weights, s->n);
-    sum = 0;
-    last = 0;
+    place = moe_weight_place(random, sampler_sum(s->weights, s->n));
 
-    for (i = 0; i < s->n; i += n) {
-        n = s->n - i < BLOCK ? s->n - i : BLOCK;
-        block = block_sum(s->weights + i, n);
-
-        if (sum + block > to || i + n == s->n) {
-            at = sum;
-
-            for (j = i; j < i + n; j++) {
-                if (s->weights[j] == 0) {
-                    continue;
-                }
-
-                at += s->weights[j];
-                last = j;
-
-                if (at > to) {
-                    return s->ids[j];
-                }
-            }
-        }
-
-        sum += block;
+    /* less than the sum, so there is an end */
+    for (i = 0; place >= s->weights[i]; i++) {
+        place -= s->weights[i];
     }
 
-    return s->ids[last];
+    return s->ids[i];
 }

@@ -9,7 +9,8 @@
  *     temperature, min_p, top_k, top_p, draw.
  *
  * Every tie is broken by the lower id.  A NaN logit counts as -inf (never
- * drawn), a +inf one as the largest finite float.
+ * drawn), a +inf one as the largest finite float.  Weights and their sums are
+ * whole numbers (kernels/sampling.h).
  */
 
 #ifndef MOE_SAMPLER_H
@@ -18,14 +19,7 @@
 
 #include <stdint.h>
 
-
-#define MOE_MAX_TOP_LOGPROBS  20
-
-/* a log-probability of -inf is given as this, as OpenAI's API does */
-#define MOE_LOGPROB_MIN       (-9999.0f)
-
-/* temperatures below this are greedy */
-#define MOE_TEMPERATURE_MIN   1e-5
+#include "kernels/sampling.h"
 
 
 typedef struct {
@@ -65,11 +59,6 @@ typedef struct {
 } moe_history_t;
 
 typedef struct {
-    uint32_t                  id;
-    float                     logprob;
-} moe_logprob_t;
-
-typedef struct {
     float                     logprob;  /* of the token itself */
     uint32_t                  n_top;
     moe_logprob_t             top[MOE_MAX_TOP_LOGPROBS];  /* best first */
@@ -79,7 +68,7 @@ typedef struct {
 typedef struct moe_sampler_s  moe_sampler_t;
 
 
-/* About 20 bytes a token of the vocabulary; NULL: no memory. */
+/* About 20 bytes a token of the vocabulary, at most 2^22; NULL: no memory. */
 moe_sampler_t *moe_sampler_new(uint32_t vocab);
 void moe_sampler_free(moe_sampler_t *s);
 
@@ -89,7 +78,8 @@ void moe_sampling_init(moe_sampling_t *p);
 /*
  * Draws a token from logits[vocab] with the random number of (seed, position,
  * choice): position counts the tokens of the sequence, choice the n answers
- * of a request.  Returns -1 where no token can be drawn (all barred or NaN).
+ * of a request.  Returns -1 where no token can be drawn (all barred or NaN, or
+ * no memory).
  */
 int moe_sample(moe_sampler_t *s, const float *logits,
     const moe_sampling_t *p, const moe_history_t *h, uint64_t position,
@@ -106,8 +96,16 @@ void moe_logprobs(moe_sampler_t *s, const float *logits, uint32_t id,
 /* The largest logit's id. */
 uint32_t moe_argmax(const float *logits, uint32_t vocab);
 
-/* Uniform in [0, 1), 53 bits, of the generator below. */
-double moe_uniform(uint64_t seed, uint64_t position, uint32_t choice);
+/*
+ * What a request and its ids so far change in the logits: at most
+ * moe_sampler_edits() records into edits; returns how many.
+ */
+uint32_t moe_sampler_edits(const moe_sampling_t *p, const moe_history_t *h);
+uint32_t moe_sampler_edit(moe_sampler_t *s, const moe_sampling_t *p,
+    const moe_history_t *h, moe_edit_t *edits);
+
+/* 53 bits of the generator below. */
+uint64_t moe_random(uint64_t seed, uint64_t position, uint32_t choice);
 
 /* Philox4x32-10 (Salmon et al., 2011): a counter-based generator. */
 void moe_philox(const uint32_t counter[4], const uint32_t key[2],

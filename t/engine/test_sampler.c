@@ -171,7 +171,7 @@ naive_sample(const float *logits, const moe_sampling_t *p,
         sum += keep[i] ? w[i] : 0;
     }
 
-    to = moe_uniform(p->seed, position, 0) * sum;
+    to = (double) moe_random(p->seed, position, 0) * 0x1p-53 * sum;
     last = 0;
 
     for (sum = 0, i = 0; i < VOCAB; i++) {
@@ -534,9 +534,9 @@ test_keys(void **state)
 
     /* choices are independent */
     assert_true(same < 20);
-    assert_true(moe_uniform(1, 2, 3) != moe_uniform(1, 3, 2));
-    assert_true(moe_uniform(1, 2, 3) != moe_uniform(1ull << 32, 2, 3));
-    assert_true(moe_uniform(1, 2, 3) != moe_uniform(1, 2 + (1ull << 32), 3));
+    assert_true(moe_random(1, 2, 3) != moe_random(1, 3, 2));
+    assert_true(moe_random(1, 2, 3) != moe_random(1ull << 32, 2, 3));
+    assert_true(moe_random(1, 2, 3) != moe_random(1, 2 + (1ull << 32), 3));
 
     moe_sampler_free(s);
     moe_sampler_free(t);
