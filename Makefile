@@ -262,7 +262,7 @@ test-nginx: engine module $(BUILD)/t/moe-puppet
 
 #: make test-live     streams under reload, upgrade, slow clients, kills
 test-live: engine module $(BUILD)/t/moe-puppet
-	@tools/test-nginx.sh system $(sort $(wildcard t/live-*.t))
+	@tools/test-nginx.sh -j system $(sort $(wildcard t/live-*.t))
 
 #: make test-full     make test, and the suites in all modes
 test-full: test

@@ -1,9 +1,11 @@
 #!/bin/bash
 #
-# test-nginx.sh [-l] [SUITE] [FILE...]: the Test::Nginx suites (t/[0-9]*.t), with
-# -l the live tests (t/live-*.t) too, against SUITE's nginx: system (Debian's
-# own, the default), trixie or sid, which are unpacked under build/nginx.
-# A real engine with the demo model runs meanwhile.
+# test-nginx.sh [-j] [SUITE] [FILE...]: the Test::Nginx suites (t/[0-9]*.t), or
+# the files named, against SUITE's nginx: system (Debian's own, the default),
+# trixie or sid, which are unpacked under build/nginx.  A real engine with the
+# demo model runs meanwhile.  With -j three files run side by side, which the
+# live tests (t/live-*.t) can, as each has an nginx of its own, and they wait
+# more than they compute.
 #
 # TEST_NGINX_USE_HUP, TEST_NGINX_RANDOMIZE, TEST_NGINX_USE_HTTP2 and
 # TEST_NGINX_USE_VALGRIND (give it the lifecycle files) are Test::Nginx's own
@@ -14,8 +16,8 @@ set -eu
 
 cd "$(dirname "$0")/.."
 
-live=
-[ "${1:-}" != -l ] || { live=1; shift; }
+jobs=1
+[ "${1:-}" != -j ] || { jobs=3; shift; }
 
 suite=${1:-system}
 [ $# = 0 ] || shift
@@ -90,10 +92,7 @@ export TEST_NGINX_MOE_PROGRAM=$PWD/$build/moe-engine
 export TEST_NGINX_MOE_ROOT=$PWD
 export PERL5LIB=$PWD/$build/nginx/perl/lib:$PWD/t/lib${PERL5LIB:+:$PERL5LIB}
 
-if [ $# = 0 ]; then
-    set -- t/[0-9]*.t
-    [ -z "$live" ] || set -- "$@" t/live-*.t
-fi
+[ $# != 0 ] || set -- t/[0-9]*.t
 
 # valgrind's findings fail the run
 
@@ -107,7 +106,7 @@ fi
 
 echo "== $suite: $($nginx -v 2>&1)"
 rc=0
-prove "$@" || rc=$?
+prove -j $jobs "$@" || rc=$?
 
 for log in "$dir"/valgrind.*; do
     [ -s "$log" ] || continue

@@ -18,7 +18,9 @@ use IO::Socket::INET;
 use JSON::PP ();
 use Time::HiRes qw(sleep time);
 
-my $next = 21000 + $$ % 20000;
+# tests that run side by side have neighbouring process numbers
+
+my $next = 21000 + $$ * 50 % 20000;
 
 sub port {
     for (1 .. 100) {
