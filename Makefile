@@ -268,6 +268,12 @@ test-live: engine module $(BUILD)/t/moe-puppet
 test-full: test
 	@MOE_PROPERTY_FIRST=1000 MOE_PROPERTY_WORLDS=2000 \
 	    $(BUILD)/t/test_property
+	@for t in test_ep test_ep_mpi; do \
+	    echo "== $$t"; MOE_MATRIX=1 $(BUILD)/t/$$t || exit 1; \
+	done
+	@for t in test_serve_ep test_serve_mpi; do \
+	    echo "== $$t"; MOE_KILLS=50 $(BUILD)/t/$$t || exit 1; \
+	done
 	@$(MAKE) unit SAN=address,undefined BUILD=$(BUILD)/asan \
 	    UNITS="$(filter %_mpi,$(ASAN_UNITS))"
 	@$(MAKE) fuzz FUZZ_SECONDS=120

@@ -28,8 +28,10 @@
 
 #define MOE_RANK_PROBES     64
 
-/* how long another rank may take to answer within a step */
+/* how long another rank may take to answer within a step, where nothing else
+ * was asked for, and then the front to say who goes on */
 #define MOE_RANK_EXCHANGE   10000
+#define MOE_RANK_REGROUP    10000
 
 
 typedef struct {
@@ -663,10 +665,7 @@ moe_rank_regroup(moe_rank_t *r, moe_err_t *err)
 
     moe_log(MOE_LOG_WARN, "%s", err->text);
 
-    if (moe_exchange_shm_moved(r->exchange, r->fd,
-                               r->o->exchange_ms ? r->o->exchange_ms
-                                                 : MOE_RANK_EXCHANGE) < 0)
-    {
+    if (moe_exchange_shm_moved(r->exchange, r->fd, MOE_RANK_REGROUP) < 0) {
         return moe_err_prefix(err, "nobody says who goes on: ");
     }
 

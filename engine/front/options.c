@@ -34,6 +34,7 @@ enum {
     MOE_OPT_REBALANCE,
     MOE_OPT_NODES,
     MOE_OPT_ROW_FORMAT,
+    MOE_OPT_EXCHANGE,
     MOE_OPT_PARK,
     MOE_OPT_RANK_TIMEOUT,
     MOE_OPT_IDLE,
@@ -65,6 +66,7 @@ static const struct option  moe_serve_long[] = {
     { "rebalance", required_argument, NULL, MOE_OPT_REBALANCE },
     { "nodes", required_argument, NULL, MOE_OPT_NODES },
     { "row-format", required_argument, NULL, MOE_OPT_ROW_FORMAT },
+    { "exchange-timeout", required_argument, NULL, MOE_OPT_EXCHANGE },
     { "queue", required_argument, NULL, MOE_OPT_QUEUE },
     { "drain-timeout", required_argument, NULL, MOE_OPT_DRAIN },
     { "park-timeout", required_argument, NULL, MOE_OPT_PARK },
@@ -152,6 +154,10 @@ static const char  moe_serve_help[] =
     "                         its request (default: 300)\n"
     "  --rank-timeout S       a rank that has jobs and does not move for so\n"
     "                         long is started again (default: 300)\n"
+    "  --exchange-timeout S   spread experts: a rank that does not answer the\n"
+    "                         others in a step for so long, 1 to 3600, is\n"
+    "                         taken for dead; more than a layer of the\n"
+    "                         largest step takes one rank (default: 10)\n"
     "  --idle-exit S          leave, with code 3, when no worker has been\n"
     "                         connected for so long (default: never)\n"
     "  --log-level LEVEL      error, warn, notice, info, debug (default: "
@@ -289,9 +295,11 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     static const char *const  levels[] = { "error", "warn", "notice", "info",
                                            "debug", NULL };
 
-    int  rc, i;
+    int       rc, i;
+    uint32_t  n;
 
     i = 0;
+    n = 0;
     rc = 0;
 
     switch (c) {
@@ -396,6 +404,11 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
 
     case MOE_OPT_RANK_TIMEOUT:
         return moe_option_number(name, value, 1, 86400, &o->rank_s, err);
+
+    case MOE_OPT_EXCHANGE:
+        rc = moe_option_number(name, value, 1, 3600, &n, err);
+        o->rank.exchange_ms = n * 1000;
+        break;
 
     case MOE_OPT_IDLE:
         return moe_option_number(name, value, 0, 86400, &o->idle_s, err);

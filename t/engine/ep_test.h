@@ -7,6 +7,7 @@
 #define MOE_EP_TEST_H
 
 
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "ep/parcels.h"
@@ -42,8 +44,8 @@ static const struct {
     { 1,  0, 70, 50 },
     { 0,  9, 64, 64 },
     { 2,  6, 33, 11 },
-    { 1, 20,  9,  9 },
-    { 3, 40, 40,  7 }
+    { 1, 12,  9,  9 },
+    { 3, 16, 40,  7 }
 };
 
 typedef struct {
@@ -56,6 +58,7 @@ typedef struct {
     uint32_t           threads;
 
     uint32_t           replace;     /* another placement at this step */
+    uint32_t           turns;       /* several, with replicas and without */
     uint32_t           kill_rank;   /* + 1 */
     uint32_t           kill_step;
     uint32_t           kill_stage;  /* 0 dispatch, 1 combine, 2 begin */
@@ -70,6 +73,24 @@ typedef struct {
 } seq_t;
 
 
+/* tokens of each answer, and the steps in which all are through: the last one
+ * begins at 16 with 6 chunks */
+
+
+static inline uint32_t
+greedy(void)
+{
+    return getenv("MOE_MATRIX") != NULL ? GREEDY : GREEDY / 2;
+}
+
+
+static inline uint32_t
+nsteps(void)
+{
+    return 16 + 6 + greedy();
+}
+
+
 static inline uint64_t
 now_ms(void)
 {
@@ -81,15 +102,16 @@ now_ms(void)
 }
 
 
-/* slots in an order that has nothing to do with the experts' */
+/* slots in an order that has nothing to do with the experts'; replicas: slots
+ * a rank more than are needed */
 static inline moe_ep_placement_t *
 scattered(const moe_exchange_shape_t *shape, const setup_t *s,
-    uint32_t version, moe_err_t *err)
+    uint32_t version, uint32_t replicas, moe_err_t *err)
 {
     uint32_t             l, i, n, n_local, *expert;
     moe_ep_placement_t  *p;
 
-    n_local = (shape->n_experts + s->nranks - 1) / s->nranks + s->replicas;
+    n_local = (shape->n_experts + s->nranks - 1) / s->nranks + replicas;
     n_local = n_local > shape->n_experts ? shape->n_experts : n_local;
     n = n_local * s->nranks;
 
@@ -120,6 +142,112 @@ options(const setup_t *s)
         .row_format = s->format,
         .exchange_ms = s->wait_ms ? s->wait_ms : 60000
     };
+}
+
+
+/* the placement, if any, that this rank changes to at this step, which is not
+ * the same step in all ranks: 1, and p is the exchange's to be; 0: none */
+static inline int
+placement_at(const setup_t *s, uint32_t rank, uint32_t step,
+    moe_ep_placement_t **p, moe_err_t *err)
+{
+    uint32_t              i, version, replicas;
+    moe_model_options_t   o;
+    moe_exchange_shape_t  shape;
+
+    static const uint32_t  at[] = { 10, 22, 36 }, more[] = { 1, 2, 0 };
+
+    version = 0;
+    replicas = 0;
+
+    for (i = 0; s->turns && i < 3; i++) {
+        if (step == at[i] + rank) {
+            version = 8 + i;
+            replicas = more[i];
+        }
+    }
+
+    if (s->replace && step == s->replace + rank * 3) {
+        version = 8;
+        replicas = s->replicas;
+    }
+
+    if (version == 0) {
+        return 0;
+    }
+
+    o = options(s);
+
+    if (moe_model_exchange_shape(s->dir, &o, &shape, err) != 0) {
+        return -1;
+    }
+
+    *p = scattered(&shape, s, version, replicas, err);
+
+    return *p != NULL ? 1 : -1;
+}
+
+
+/* the last one's version; 0: there was none */
+static inline uint32_t
+last_placement(const setup_t *s)
+{
+    return s->turns ? 10 : s->replace ? 8 : 0;
+}
+
+
+/*
+ * All numbers of ranks, both forms and both row formats, in an order that
+ * keeps the formats apart; experts move thrice, with replicas and without.
+ * Without MOE_MATRIX in the environment a family has a seventh of them, each
+ * family another.
+ */
+
+enum { CELLS = 20 };
+
+static inline int
+cell(uint32_t i, uint32_t family, setup_t *s)
+{
+    static const uint32_t  ranks[] = { 1, 2, 3, 4, 8 };
+
+    memset(s, 0, sizeof(*s));
+    s->nranks = ranks[i % 5];
+    s->counted = i / 5 % 2;
+    s->format = i / 10 ? MOE_ROWS_BF16 : MOE_ROWS_F32;
+    s->turns = 1;
+
+    return (i + family * 3) % 7 == 0 || getenv("MOE_MATRIX") != NULL;
+}
+
+
+/* every golden model and the demo, by number */
+static inline void
+each_family(void (*check)(const char *dir, uint32_t family))
+{
+    int              i, n;
+    char             path[600];
+    uint32_t         family;
+    struct dirent  **list;
+
+    n = scandir("t/golden", &list, NULL, alphasort);
+    assert_true(n > 0);
+    family = 0;
+
+    for (i = 0; i < n; i++) {
+        snprintf(path, sizeof(path), "t/golden/%s/config.json",
+                 list[i]->d_name);
+
+        if (access(path, R_OK) == 0) {
+            *strrchr(path, '/') = '\0';
+            check(path, family++);
+        }
+
+        free(list[i]);
+    }
+
+    free(list);
+    assert_true(family > 6);
+    check("models/demo", family);
 }
 
 
@@ -169,7 +297,7 @@ active(const setup_t *s, uint32_t rank, uint32_t step, const seq_t *q,
 
     for (i = 0; i < SEQS; i++) {
         if (plan[i].home % s->nranks == rank && plan[i].begin <= step
-            && q[i].done < plan[i].nprompt + GREEDY - 1)
+            && q[i].done < plan[i].nprompt + greedy() - 1)
         {
             list[n++] = i;
         }
@@ -244,7 +372,7 @@ step(moe_model_t *m, seq_t *q, const uint32_t *list, uint32_t nlist,
             memcpy(logits + ((size_t) list[i] * GREEDY + k) * vocab,
                    out + (size_t) nout * vocab, vocab * sizeof(float));
 
-            if (k + 1 < GREEDY) {
+            if (k + 1 < greedy()) {
                 p->ids[p->n++] = argmax(out + (size_t) nout * vocab, vocab);
             }
             nout++;
@@ -281,7 +409,7 @@ reference(const setup_t *s, uint32_t *vocab)
     for (i = 0; i < SEQS; i++) {
         seq_init(&q[i], i, *vocab);
 
-        while (q[i].done < plan[i].nprompt + GREEDY - 1) {
+        while (q[i].done < plan[i].nprompt + greedy() - 1) {
             if (step(m, q, &i, 1, logits, *vocab, &err) != 0) {
                 fail_msg("%s", err.text);
             }
@@ -292,6 +420,68 @@ reference(const setup_t *s, uint32_t *vocab)
     moe_model_close(m);
 
     return logits;
+}
+
+
+/* a rank that goes no further than into a stage of a step: fate does not come
+ * back */
+
+
+static struct {
+    const moe_exchange_ops_t  *real;
+    moe_exchange_ops_t         ops;
+    uint32_t                   stage;
+    void                     (*fate)(void);
+} armed;
+
+
+static inline int
+armed_begin(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
+    uint64_t *late, moe_err_t *err)
+{
+    if (armed.stage == 2) {
+        armed.fate();
+    }
+
+    return armed.real->begin(x, nrows, deadline, late, err);
+}
+
+
+static inline int
+armed_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
+    const float *rows, const uint32_t *experts, uint64_t deadline,
+    moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
+{
+    if (armed.stage == 0) {
+        armed.fate();
+    }
+
+    return armed.real->dispatch(x, layer, nrows, rows, experts, deadline,
+                                work, late, err);
+}
+
+
+static inline int
+armed_combine(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
+    moe_expert_result_t *result, uint64_t *late, moe_err_t *err)
+{
+    armed.fate();
+
+    return armed.real->combine(x, layer, deadline, result, late, err);
+}
+
+
+static inline void
+arm(moe_exchange_t *x, uint32_t stage, void (*fate)(void))
+{
+    armed.real = x->ops;
+    armed.ops = *x->ops;
+    armed.ops.begin = armed_begin;
+    armed.ops.dispatch = armed_dispatch;
+    armed.ops.combine = armed_combine;
+    armed.stage = stage;
+    armed.fate = fate;
+    x->ops = &armed.ops;
 }
 
 

@@ -8,7 +8,6 @@
  * repository.
  */
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -18,7 +17,7 @@
 #include "mpi_test.h"
 
 
-enum { MAX_CASES = 300, PATIENCE_MS = 20000 };
+enum { MAX_CASES = 600, PATIENCE_MS = 20000 };
 
 
 /* of a rank */
@@ -67,7 +66,7 @@ make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
     };
 
     if (s->replicas) {
-        o.placement = scattered(shape, s, 7, err);
+        o.placement = scattered(shape, s, 7, s->replicas, err);
         if (o.placement == NULL) {
             return NULL;
         }
@@ -77,13 +76,7 @@ make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
 }
 
 
-/* a rank that falls silent in the midst of a step */
-
-static const moe_exchange_ops_t  *real;
-static moe_exchange_ops_t         silent;
-static uint32_t                   silent_stage;
-
-
+/* a rank's fate in the midst of a step */
 static void
 fall_silent(void)
 {
@@ -94,92 +87,28 @@ fall_silent(void)
 
 
 static int
-silent_begin(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
-    uint64_t *late, moe_err_t *err)
-{
-    if (silent_stage == 2) {
-        fall_silent();
-    }
-
-    return real->begin(x, nrows, deadline, late, err);
-}
-
-
-static int
-silent_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
-    const float *rows, const uint32_t *experts, uint64_t deadline,
-    moe_expert_work_t *work, uint64_t *late, moe_err_t *err)
-{
-    if (silent_stage == 0) {
-        fall_silent();
-    }
-
-    return real->dispatch(x, layer, nrows, rows, experts, deadline, work,
-                          late, err);
-}
-
-
-static int
-silent_combine(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
-    moe_expert_result_t *result, uint64_t *late, moe_err_t *err)
-{
-    fall_silent();
-
-    return real->combine(x, layer, deadline, result, late, err);
-}
-
-
-static void
-arm(moe_exchange_t *x, uint32_t stage)
-{
-    real = x->ops;
-    silent = *real;
-    silent.begin = silent_begin;
-    silent.dispatch = silent_dispatch;
-    silent.combine = silent_combine;
-    silent_stage = stage;
-    x->ops = &silent;
-}
-
-
-static int
-replace(run_t *r, moe_model_t *m, moe_err_t *err)
-{
-    moe_ep_placement_t    *p;
-    moe_exchange_shape_t   shape;
-    moe_model_options_t    o;
-
-    o = options(&r->s);
-
-    if (moe_model_exchange_shape(r->c->dir, &o, &shape, err) != 0) {
-        return -1;
-    }
-
-    p = scattered(&shape, &r->s, 8, err);
-
-    return p ? moe_exchange_mpi_place(moe_model_exchange(m), p, err) : -1;
-}
-
-
-static int
 run_steps(run_t *r, moe_model_t *m, seq_t *q, moe_err_t *err)
 {
-    float          *logits;
-    uint64_t        begun;
-    uint32_t        t, n, list[SEQS];
-    const setup_t  *s = &r->s;
+    int                  rc;
+    float               *logits;
+    uint64_t             begun;
+    uint32_t             t, n, list[SEQS];
+    const setup_t       *s = &r->s;
+    moe_ep_placement_t  *p;
 
     logits = (float *) (void *) ((char *) r->file + r->c->logits);
 
-    for (t = 0; t < 40 + 6 + GREEDY; t++) {
+    for (t = 0; t < nsteps(); t++) {
 
         if (s->kill_rank == r->mpi->rank + 1 && s->kill_step == t) {
-            arm(moe_model_exchange(m), s->kill_stage);
+            arm(moe_model_exchange(m), s->kill_stage, fall_silent);
         }
 
-        /* not at the same step everywhere */
-        if (s->replace && t == s->replace + r->mpi->rank * 3
-            && replace(r, m, err) != 0)
+        rc = placement_at(s, r->mpi->rank, t, &p, err);
+
+        if (rc < 0
+            || (rc > 0
+                && moe_exchange_mpi_place(moe_model_exchange(m), p, err) != 0))
         {
             return -1;
         }
@@ -194,7 +123,10 @@ run_steps(run_t *r, moe_model_t *m, seq_t *q, moe_err_t *err)
         }
     }
 
-    if (s->replace && moe_exchange_mpi_placed(moe_model_exchange(m)) != 8) {
+    if (last_placement(s)
+        && moe_exchange_mpi_placed(moe_model_exchange(m))
+           != last_placement(s))
+    {
         return moe_err(err, "the placement was not changed");
     }
 
@@ -456,21 +388,11 @@ forget_file(void)
 }
 
 
-/* every family with these, some with more */
-static const setup_t  few[] = {
+/* what the families' setups do not have */
+static const setup_t  more[] = {
     { .nranks = 2, .counted = 1, .replicas = 1, .replace = 30 },
     { .nranks = 3, .replicas = 2, .choice = MOE_REPLICA_NEAREST },
-    { .nranks = 2, .format = MOE_ROWS_BF16 },
-    { .nranks = 3, .format = MOE_ROWS_BF16, .counted = 1 }
-};
-
-static const setup_t  more[] = {
-    { .nranks = 1 },
-    { .nranks = 4, .counted = 1 },
-    { .nranks = 4, .replicas = 1, .replace = 20 },
-    { .nranks = 8, .counted = 1, .replicas = 1, .replace = 30 },
-    { .nranks = 4, .format = MOE_ROWS_BF16, .replicas = 1, .replace = 10 },
-    { .nranks = 8, .format = MOE_ROWS_BF16 }
+    { .nranks = 8, .format = MOE_ROWS_BF16, .replicas = 1, .replace = 20 }
 };
 
 
@@ -498,25 +420,17 @@ add_dir(const char *dir, const setup_t *list, size_t n)
 
 
 static void
-add_families(void)
+add_family(const char *dir, uint32_t family)
 {
-    DIR            *d;
-    char            path[600];
-    struct dirent  *e;
+    size_t    n;
+    setup_t   setups[CELLS];
+    uint32_t  i;
 
-    d = opendir("t/golden");
-    assert_non_null(d);
-
-    while ((e = readdir(d)) != NULL) {
-        snprintf(path, sizeof(path), "t/golden/%s/config.json", e->d_name);
-
-        if (access(path, R_OK) == 0) {
-            snprintf(path, sizeof(path), "t/golden/%s", e->d_name);
-            add_dir(path, few, sizeof(few) / sizeof(few[0]));
-        }
+    for (i = 0, n = 0; i < CELLS; i++) {
+        n += cell(i, family, &setups[n]) != 0;
     }
 
-    closedir(d);
+    add_dir(dir, setups, n);
 }
 
 
@@ -532,10 +446,8 @@ test_equal(void **state)
     }
 
     make_file();
-    add_families();
+    each_family(add_family);
     add_dir("t/golden/v3", more, sizeof(more) / sizeof(more[0]));
-    add_dir("models/demo", few, sizeof(few) / sizeof(few[0]));
-    add_dir("models/demo", more, sizeof(more) / sizeof(more[0]));
 
     /* over memory that a host's ranks share, and over its network */
     for (i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {

@@ -1,140 +1,40 @@
-#include "worker.h"
+/*
+ * serve with its experts spread over ranks answers as one rank does, while
+ * experts move, ranks die and ranks hang.
+ */
+
+#include "spread_test.h"
 
 
-/* serve with its experts spread over ranks answers as one rank does */
+enum { TOKENS = 90, RANKS = 4 };
 
 
-enum { JOBS = 9 };
-
-
-static worker_t  one, spread;
-static char      texts[JOBS][64];
-
-
-static void
-make_job(moe_job_t *job, int i)
-{
-    snprintf(texts[i], sizeof(texts[i]), "%.*s", 9 + i * 3, PROMPT);
-    job_text(job, texts[i]);
-    job->flags = MOE_JOB_IGNORE_EOS;
-    job->seed = (uint64_t) i + 1;
-    job->max_tokens = 90 + (uint32_t) i * 10;
-    job->n = 1 + (uint32_t) i % 2;
-}
-
-
-static pid_t
-start(worker_t *v, char *path, size_t size, const char *name,
-    const char *const *args)
-{
-    pid_t  pid;
-
-    socket_name(path, size, name);
-    pid = engine_start(path, args);
-    worker_ready(v, path);
-
-    return pid;
-}
-
-
-static void
-ask_all(worker_t *v, int *slots)
-{
-    int        i;
-    moe_job_t  job;
-
-    for (i = 0; i < JOBS; i++) {
-        make_job(&job, i);
-        slots[i] = worker_submit(v, &job);
-    }
-}
-
-
-static void
-compare_all(const int *a, const int *b)
-{
-    int       i;
-    uint32_t  k;
-
-    for (i = 0; i < JOBS; i++) {
-        worker_wait(&one, a[i]);
-        worker_wait(&spread, b[i]);
-        assert_sound(&one.jobs[a[i]], 200);
-        assert_sound(&spread.jobs[b[i]], 200);
-
-        for (k = 0; k < 2; k++) {
-            assert_same(&one.jobs[a[i]].choices[k],
-                        &spread.jobs[b[i]].choices[k]);
-        }
-
-        worker_forget(&one, a[i]);
-        worker_forget(&spread, b[i]);
-    }
-}
+static worker_t  v;
 
 
 static void
 test_spread(void **unused)
 {
-    int            i, a[JOBS], b[JOBS];
-    char           path1[64], path2[64];
-    pid_t          pid1, pid2, rank;
-    moe_job_t      job;
-    moe_stats_t    s;
-    unsigned long  before;
+    char         path[64];
+    pid_t        pid;
+    moe_stats_t  s;
 
     const char *const  args[] = { "--ranks", "3", "--threads", "1",
                                   "--experts", "spread", NULL };
 
-    pid1 = start(&one, path1, sizeof(path1), "one", NULL);
-    pid2 = start(&spread, path2, sizeof(path2), "spread", args);
+    learn(NULL, TOKENS);
+    pid = start_engine(&v, path, sizeof(path), "spread", args);
 
-    worker_stats(&spread, &s);
+    worker_stats(&v, &s);
     assert_int_equal(s.ranks, 3);
+    assert_memory_equal(want.fingerprint, v.hello.fingerprint, 32);
 
-    /* one at a time: the other ranks have nothing */
+    ask_singly(&v, 3);
+    ask_and_compare(&v);
+    assert_sleeps(engine_rank(pid), 5);
 
-    for (i = 0; i < 3; i++) {
-        make_job(&job, i);
-        worker_ask(&one, &job, &a[0]);
-        worker_ask(&spread, &job, &b[0]);
-        assert_sound(&spread.jobs[b[0]], 200);
-        assert_same(&one.jobs[a[0]].choices[0],
-                    &spread.jobs[b[0]].choices[0]);
-        worker_forget(&one, a[0]);
-        worker_forget(&spread, b[0]);
-    }
-
-    /* all at once */
-
-    ask_all(&one, a);
-    ask_all(&spread, b);
-    compare_all(a, b);
-
-    /* all sleep together */
-
-    test_sleep(300);
-    rank = engine_rank(pid2);
-    before = process_ticks(rank);
-    test_sleep(1000);
-    assert_in_range(process_ticks(rank) - before, 0, 5);
-
-    /* one that dies, and no client sees it */
-
-    ask_all(&one, a);
-    ask_all(&spread, b);
-
-    while (spread.jobs[b[2]].choices[0].nids < 20) {
-        worker_pump(&spread, 100);
-    }
-
-    kill(engine_rank(pid2), SIGKILL);
-    compare_all(a, b);
-
-    worker_close(&one);
-    worker_close(&spread);
-    assert_int_equal(engine_stop(pid1), 0);
-    assert_int_equal(engine_stop(pid2), 0);
+    worker_close(&v);
+    assert_int_equal(engine_stop(pid), 0);
 }
 
 
@@ -144,36 +44,15 @@ test_spread(void **unused)
 static void
 rebalance(const char *const *args)
 {
-    int          i, a[JOBS], b[JOBS];
-    char         path1[64], path2[64];
-    pid_t        pid1, pid2;
-    moe_stats_t  s;
+    char   path[64];
+    pid_t  pid;
 
-    pid1 = start(&one, path1, sizeof(path1), "one", NULL);
-    pid2 = start(&spread, path2, sizeof(path2), "spread", args);
+    learn(NULL, TOKENS);
+    pid = start_engine(&v, path, sizeof(path), "spread", args);
+    await_placement(&v);
 
-    memset(&s, 0, sizeof(s));
-
-    /* and once more with the new placement */
-
-    for (i = 0; i < 30 && s.placements == 0; i++) {
-        ask_all(&one, a);
-        ask_all(&spread, b);
-        compare_all(a, b);
-        worker_stats(&spread, &s);
-    }
-
-    assert_in_range(s.placements, 1, 30);
-    assert_true(s.skew_before >= 1000 && s.skew >= 1000);
-
-    ask_all(&one, a);
-    ask_all(&spread, b);
-    compare_all(a, b);
-
-    worker_close(&one);
-    worker_close(&spread);
-    assert_int_equal(engine_stop(pid1), 0);
-    assert_int_equal(engine_stop(pid2), 0);
+    worker_close(&v);
+    assert_int_equal(engine_stop(pid), 0);
 }
 
 
@@ -202,66 +81,9 @@ test_nodes(void **unused)
 
 
 /*
- * Ranks die, any of them, at any moment, also while another has not come
+ * Ranks die, each in its turn, at any moment, also while another has not come
  * back: the others go on with its experts and its jobs, and it joins again.
- * MOE_KILLS says how often (in make test a few times).
  */
-
-enum { RANKS = 4 };
-
-
-/* how many ids there are of all jobs; 1 where all have ended */
-static int
-progress(const int *b, uint64_t *ids)
-{
-    int       i, ended;
-    uint32_t  k;
-
-    ended = 1;
-    *ids = 0;
-
-    for (i = 0; i < JOBS; i++) {
-        ended &= spread.jobs[b[i]].ended;
-
-        for (k = 0; k < 2; k++) {
-            *ids += spread.jobs[b[i]].choices[k].nids;
-        }
-    }
-
-    return ended;
-}
-
-
-/* milliseconds until there are more ids than before, 0 where all had ended */
-static uint64_t
-kill_one(pid_t engine, const int *b)
-{
-    int       n;
-    pid_t     ranks[RANKS];
-    uint64_t  ids, now, at;
-
-    n = engine_ranks(engine, ranks, RANKS);
-    assert_true(n > 0);
-
-    worker_pump(&spread, 0);
-    (void) progress(b, &ids);
-
-    kill(ranks[rand() % n], SIGKILL);
-    at = test_ms();
-
-    do {
-        worker_pump(&spread, 5);
-
-        if (progress(b, &now)) {
-            return 0;
-        }
-
-        assert_true(test_ms() - at < TEST_PATIENCE);
-
-    } while (now == ids);
-
-    return test_ms() - at;
-}
 
 
 static void
@@ -274,66 +96,131 @@ all_up(void)
 
     do {
         assert_true(test_ms() < until);
-        test_sleep(20);
-        worker_stats(&spread, &s);
+        worker_pump(&v, 20);
+        worker_stats(&v, &s);
     } while (s.ranks_up < RANKS);
+}
+
+
+/* the one that has been there longest, which takes each in its turn; how long
+ * until there is another token, if some are to come */
+static void
+end_one(pid_t engine, int signo, const int *slots, times_t *t)
+{
+    int       n, ended;
+    pid_t     ranks[RANKS];
+    uint64_t  ids, at;
+
+    n = engine_ranks(engine, ranks, RANKS);
+    assert_true(n > 0);
+
+    worker_pump(&v, 0);
+    ids = progress(&v, slots, &ended);
+
+    kill(ranks[0], signo);
+    at = test_ms();
+
+    do {
+        worker_pump(&v, 5);
+        assert_true(test_ms() - at < TEST_PATIENCE);
+
+    } while (progress(&v, slots, &ended) == ids && !ended);
+
+    if (!ended) {
+        times_add(t, test_ms() - at);
+    }
 }
 
 
 static void
 test_kills(void **unused)
 {
-    int          k, n, a[JOBS], b[JOBS];
-    char         path1[64], path2[64];
-    pid_t        pid1, pid2;
-    uint64_t     ms, most, sum;
-    const char  *kills;
+    int       k, n, slots[JOBS];
+    char      path[64];
+    pid_t     pid;
+    times_t   next, joined;
+    uint64_t  at;
 
     const char *const  args[] = { "--ranks", "4", "--threads", "1",
                                   "--experts", "spread", "--rebalance", "1",
                                   NULL };
 
-    kills = getenv("MOE_KILLS");
-    n = kills ? atoi(kills) : 6;
+    n = kills(6);
+    memset(&next, 0, sizeof(next));
+    memset(&joined, 0, sizeof(joined));
 
-    pid1 = start(&one, path1, sizeof(path1), "one", NULL);
-    pid2 = start(&spread, path2, sizeof(path2), "spread", args);
-
-    srand(1);
-    most = 0;
-    sum = 0;
+    learn(NULL, TOKENS);
+    pid = start_engine(&v, path, sizeof(path), "spread", args);
 
     for (k = 0; k < n; k++) {
-        ask_all(&one, a);
-        ask_all(&spread, b);
+        ask_all(&v, slots);
+        worker_pump(&v, 50);
+        test_sleep(draw(60));
 
-        worker_pump(&spread, 50);
-        test_sleep(rand() % 60);
-
-        ms = kill_one(pid2, b);
-        sum += ms;
-        most = ms > most ? ms : most;
+        end_one(pid, SIGKILL, slots, &next);
+        at = test_ms();
 
         /* every third time one more, while the first is not back */
         if (k % 3 == 2) {
-            (void) kill_one(pid2, b);
+            end_one(pid, SIGKILL, slots, &next);
         }
-
-        compare_all(a, b);
 
         if (k % 2 == 0) {
             all_up();
+            times_add(&joined, test_ms() - at);
         }
+
+        compare_all(&v, slots);
     }
 
-    printf("%d kills: the next token after %llu ms on average, %llu at most\n",
-           n, (unsigned long long) sum / (unsigned) n,
-           (unsigned long long) most);
+    printf("%d kills of %d ranks\n", n, RANKS);
+    times_print(&next, "until the next token");
+    times_print(&joined, "until all ranks were there again");
 
-    worker_close(&one);
-    worker_close(&spread);
-    assert_int_equal(engine_stop(pid1), 0);
-    assert_int_equal(engine_stop(pid2), 0);
+    worker_close(&v);
+    assert_int_equal(engine_stop(pid), 0);
+}
+
+
+/* a rank that hangs is as one that has died, once the others have waited for
+ * it as long as they may: not before, and long before they would by default */
+
+static void
+test_stopped(void **unused)
+{
+    int          slots[JOBS];
+    char         path[64];
+    pid_t        pid;
+    uint64_t     at;
+    moe_stats_t  s;
+
+    const char *const  args[] = { "--ranks", "4", "--threads", "1",
+                                  "--experts", "spread",
+                                  "--exchange-timeout", "2", NULL };
+
+    learn(NULL, TOKENS);
+    pid = start_engine(&v, path, sizeof(path), "spread", args);
+
+    ask_all(&v, slots);
+    worker_pump(&v, 50);
+    kill(engine_rank(pid), SIGSTOP);
+    at = test_ms();
+
+    do {
+        worker_pump(&v, 20);
+        worker_stats(&v, &s);
+    } while (s.rank_restarts == 0 && test_ms() - at < TEST_PATIENCE);
+
+    at = test_ms() - at;
+    assert_in_range(at, 1900, 9000);
+    printf("a stopped rank was dropped after %llu ms of 2000\n",
+           (unsigned long long) at);
+
+    compare_all(&v, slots);
+    all_up();
+
+    worker_close(&v);
+    assert_int_equal(engine_stop(pid), 0);
 }
 
 
@@ -342,32 +229,37 @@ test_kills(void **unused)
 static void
 test_format(void **unused)
 {
-    int        a[JOBS], b[JOBS];
-    char       path1[64], path2[64];
-    pid_t      pid1, pid2;
+    int    slots[JOBS];
+    char   path[64];
+    pid_t  pid;
 
-    const char *const  one_args[] = { "--row-format", "bf16", NULL };
+    static const char *const  one_args[] = { "--row-format", "bf16", NULL };
+
     const char *const  args[] = { "--ranks", "2", "--threads", "1",
                                   "--experts", "spread", "--row-format",
                                   "bf16", NULL };
 
-    pid1 = start(&one, path1, sizeof(path1), "one", one_args);
-    pid2 = start(&spread, path2, sizeof(path2), "spread", args);
+    learn(one_args, TOKENS / 3);
+    pid = start_engine(&v, path, sizeof(path), "spread", args);
 
-    assert_memory_equal(one.hello.fingerprint, spread.hello.fingerprint, 32);
-
-    ask_all(&one, a);
-    ask_all(&spread, b);
-    compare_all(a, b);
+    assert_memory_equal(want.fingerprint, v.hello.fingerprint, 32);
+    ask_and_compare(&v);
 
     /* and it stops at once while it runs */
 
-    ask_all(&spread, b);
+    ask_all(&v, slots);
     test_sleep(50);
-    worker_close(&one);
-    worker_close(&spread);
-    assert_int_equal(engine_stop(pid1), 0);
-    assert_int_equal(engine_stop(pid2), 0);
+    worker_close(&v);
+    assert_int_equal(engine_stop(pid), 0);
+}
+
+
+static int
+end_all(void **unused)
+{
+    forget_want();
+
+    return 0;
 }
 
 
@@ -379,8 +271,9 @@ main(void)
         cmocka_unit_test(test_rebalance),
         cmocka_unit_test(test_nodes),
         cmocka_unit_test(test_kills),
+        cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_format)
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, end_all);
 }
