@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "gen.h"
+#include "heat.h"
 #include "jobq.h"
 #include "rank.h"
 #include "sched/pages.h"
@@ -51,6 +52,8 @@ typedef struct {
     uint32_t                    nprobes;
     int                         fd;
     int                         failed;       /* the lane; nothing is put */
+    uint64_t                    looks;        /* at the experts' loads */
+    moe_experts_t               page;         /* of the last one */
 
     /* by slot; NULL: no job.  gens is of the last one */
     moe_gen_job_t              *jobs[MOE_SLOTS];
@@ -580,23 +583,35 @@ moe_rank_probes(moe_rank_t *r)
 }
 
 
-/* what the ranks' own balance has done; a front has its own otherwise */
+/* what the ranks' own balance has seen and done; a front has its own
+ * otherwise */
 static void
 moe_rank_balance(moe_rank_t *r)
 {
-    moe_balance_figures_t  b;
+    const moe_balance_map_t      *map;
+    const moe_balance_figures_t  *b;
 
-    moe_exchange_mpi_figures(r->exchange, &b);
+    map = moe_exchange_mpi_map(r->exchange);
 
-    if (b.version != r->stats.placements) {
-        moe_log(MOE_LOG_NOTICE, "experts placed version=%u nodes=%u "
-                "rows=%llu skew_before=%.3f skew=%.3f", b.version, b.nodes,
-                (unsigned long long) b.rows, b.before, b.after);
+    if (map == NULL || map->figures.looks == r->looks) {
+        return;
     }
 
-    r->stats.placements = b.version;
-    r->stats.skew_before = (uint64_t) (b.before * 1000 + 0.5);
-    r->stats.skew = (uint64_t) (b.after * 1000 + 0.5);
+    b = &map->figures;
+    r->looks = b->looks;
+
+    if (b->version != r->stats.placements && r->o->rank == 0) {
+        moe_log(MOE_LOG_NOTICE, "experts placed version=%u nodes=%u "
+                "rows=%llu skew_before=%.3f skew=%.3f", b->version, b->nodes,
+                (unsigned long long) b->rows, b->before, b->after);
+    }
+
+    r->stats.placements = b->version;
+    r->stats.skew_before = (uint64_t) (b->before * 1000 + 0.5);
+    r->stats.skew = (uint64_t) (b->after * 1000 + 0.5);
+
+    moe_heat_page(&r->page, map);
+    moe_lane_experts_write(&r->lane, &r->page);
 }
 
 

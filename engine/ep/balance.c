@@ -479,31 +479,63 @@ moe_balance_figures(const moe_balance_t *b, moe_balance_figures_t *figures)
 }
 
 
-void
-moe_balance_loads(const moe_balance_t *b, uint32_t layer, double *load)
+size_t
+moe_balance_map_bytes(uint32_t layers, uint32_t n_experts, uint32_t n_ranks)
 {
-    double         sum;
-    uint32_t       e;
-    const double  *from;
+    return sizeof(moe_balance_map_t)
+           + (size_t) layers * (n_experts + n_ranks) * sizeof(uint16_t);
+}
 
-    from = b->load + (size_t) layer * b->shape.n_experts;
-    sum = 0;
 
-    for (e = 0; e < b->shape.n_experts; e++) {
-        sum += from[e];
-    }
+/* of something whose mean is one */
+static uint16_t
+cell(double load)
+{
+    load = load * 1000 + 0.5;
 
-    for (e = 0; e < b->shape.n_experts; e++) {
-        load[e] = sum > 0 ? from[e] / sum : 0;
-    }
+    return load < UINT16_MAX ? (uint16_t) load : UINT16_MAX;
 }
 
 
 void
-moe_balance_ranks(const moe_balance_t *b, uint32_t layer, double *rank)
+moe_balance_map(const moe_balance_t *b, moe_balance_map_t *map)
 {
-    rank_loads(b, b->placed->expert
-                  + (size_t) layer * b->nranks * b->placed->n_local,
-               b->placed->n_local,
-               b->load + (size_t) layer * b->shape.n_experts, rank);
+    double           sum;
+    uint16_t        *to;
+    uint32_t         l, e, r;
+    const double    *load;
+    const uint32_t  *expert;
+
+    map->figures = b->figures;
+    map->layers = 0;
+    map->experts = b->shape.n_experts;
+    map->ranks = b->nranks;
+    to = map->cells;
+
+    for (l = 0; l < b->shape.n_layers; l++) {
+        load = b->load + (size_t) l * b->shape.n_experts;
+        expert = b->placed->expert
+                 + (size_t) l * b->nranks * b->placed->n_local;
+        sum = 0;
+
+        for (e = 0; e < b->shape.n_experts; e++) {
+            sum += load[e];
+        }
+
+        if (sum == 0) {
+            continue;
+        }
+
+        for (e = 0; e < b->shape.n_experts; e++) {
+            *to++ = cell(load[e] / sum * b->shape.n_experts);
+        }
+
+        rank_loads(b, expert, b->placed->n_local, load, b->rank);
+
+        for (r = 0; r < b->nranks; r++) {
+            *to++ = cell(b->rank[r]);
+        }
+
+        map->layers++;
+    }
 }

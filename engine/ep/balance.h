@@ -19,6 +19,7 @@
 #define MOE_BALANCE_H
 
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -64,6 +65,18 @@ typedef struct {
 } moe_balance_figures_t;
 
 
+/* all of that for people: for each of layers, those with rows in ascending
+ * order, the load of each expert and then of each rank, in thousandths of the
+ * mean, at most 65535 */
+typedef struct {
+    moe_balance_figures_t  figures;
+    uint32_t               layers;
+    uint32_t               experts;
+    uint32_t               ranks;
+    uint16_t               cells[];     /* [layers][experts + ranks] */
+} moe_balance_map_t;
+
+
 /*
  * spare: replicas beyond one of each expert, rounded up so that all ranks
  * have as many slots; period_us: from look to look.  NULL and a line in err
@@ -82,13 +95,13 @@ int moe_balance_turn(moe_balance_t *b, uint64_t now_us, moe_err_t *err);
 void moe_balance_figures(const moe_balance_t *b,
     moe_balance_figures_t *figures);
 
-/* What is known of a layer's loads, [n_experts], in parts of their sum; all
- * zero where there was none. */
-void moe_balance_loads(const moe_balance_t *b, uint32_t layer, double *load);
+/* Bytes of a map of so many layers. */
+size_t moe_balance_map_bytes(uint32_t layers, uint32_t n_experts,
+    uint32_t n_ranks);
 
-/* What a layer's load is of each rank, [nranks], over the mean of the
- * members. */
-void moe_balance_ranks(const moe_balance_t *b, uint32_t layer, double *rank);
+/* Loads as they are known, and as experts are placed now; the map has room for
+ * all layers of the shape. */
+void moe_balance_map(const moe_balance_t *b, moe_balance_map_t *map);
 
 
 #endif /* MOE_BALANCE_H */

@@ -23,7 +23,7 @@
 
 
 enum {
-    MOE_LINK_VERSION = 2,
+    MOE_LINK_VERSION = 3,
     MOE_LINK_RANKS = 64
 };
 
@@ -35,6 +35,7 @@ typedef enum {
     MOE_LINK_RESULTS_2,
     MOE_LINK_LOADS,
     MOE_LINK_PLACEMENT,
+    MOE_LINK_MAP,
     MOE_LINK_KINDS
 } moe_link_kind_e;
 

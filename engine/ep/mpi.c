@@ -454,18 +454,12 @@ moe_exchange_mpi_placed(const moe_exchange_t *base)
 }
 
 
-void
-moe_exchange_mpi_figures(const moe_exchange_t *base,
-    moe_balance_figures_t *figures)
+const moe_balance_map_t *
+moe_exchange_mpi_map(const moe_exchange_t *base)
 {
     const mpi_t  *x = (const mpi_t *) base;
 
-    if (x->balance != NULL) {
-        moe_mpi_balance_figures(x->balance, figures);
-
-    } else {
-        memset(figures, 0, sizeof(*figures));
-    }
+    return x->balance ? moe_mpi_balance_map(x->balance) : NULL;
 }
 
 

@@ -72,9 +72,9 @@ int moe_exchange_mpi_place(moe_exchange_t *x, moe_ep_placement_t *p,
     moe_err_t *err);
 uint32_t moe_exchange_mpi_placed(const moe_exchange_t *x);
 
-/* Of the balance, in rank 0; zeroes where there is none. */
-void moe_exchange_mpi_figures(const moe_exchange_t *x,
-    moe_balance_figures_t *figures);
+/* What the last look at the experts' loads has seen; good until the next step.
+ * NULL where experts stay in place. */
+const moe_balance_map_t *moe_exchange_mpi_map(const moe_exchange_t *x);
 
 /*
  * This rank has nothing more to compute of its own: from now on its steps say

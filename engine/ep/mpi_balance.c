@@ -33,6 +33,10 @@ struct moe_mpi_balance_s {
     head_t                *message;     /* a placement's */
     size_t                 bytes;       /* of it; 0: none was put */
     moe_balance_t         *balance;     /* rank 0's */
+
+    size_t                 map_bytes;   /* the most of a map */
+    moe_balance_map_t     *map;         /* of the last look */
+    moe_balance_map_t     *passing;     /* on its way */
 };
 
 
@@ -131,6 +135,16 @@ create_balance(moe_mpi_balance_t *b, const moe_mpi_balance_options_t *o,
 
 
 /* what others may send, at any time */
+
+
+static int
+expect_map(moe_mpi_balance_t *b, moe_err_t *err)
+{
+    return b->link->recv(MOE_LINK_MAP, 0, b->passing, b->map_bytes) == 0
+           ? 0 : moe_err(err, "exchange: rank 0: %s", b->link->why());
+}
+
+
 static int
 expect(moe_mpi_balance_t *b, uint32_t rank, moe_err_t *err)
 {
@@ -166,15 +180,20 @@ set_up(moe_mpi_balance_t *b, const moe_mpi_balance_options_t *o,
     b->in = calloc(n + 1, b->counts_bytes);
     b->known = calloc(n + 1, b->counts_bytes);
     b->message = calloc(1, b->most_bytes);
+    b->map_bytes = moe_balance_map_bytes(b->shape.n_layers,
+                                         b->shape.n_experts, b->nranks);
+    b->map = calloc(1, b->map_bytes);
+    b->passing = calloc(1, b->map_bytes);
 
     if (b->mine == NULL || b->out == NULL || b->in == NULL
-        || b->known == NULL || b->message == NULL)
+        || b->known == NULL || b->message == NULL || b->map == NULL
+        || b->passing == NULL)
     {
         return moe_err(err, "exchange: out of memory");
     }
 
     if (b->rank != 0) {
-        return expect(b, 0, err);
+        return expect(b, 0, err) != 0 ? -1 : expect_map(b, err);
     }
 
     for (r = 1; r < b->nranks; r++) {
@@ -229,6 +248,8 @@ moe_mpi_balance_free(moe_mpi_balance_t *b)
     free(b->in);
     free(b->known);
     free(b->message);
+    free(b->map);
+    free(b->passing);
     free(b);
 }
 
@@ -354,6 +375,84 @@ take_counts(moe_mpi_balance_t *b, moe_err_t *err)
 }
 
 
+static size_t
+map_bytes(const moe_balance_map_t *map)
+{
+    return moe_balance_map_bytes(map->layers, map->experts, map->ranks);
+}
+
+
+/* what a look of rank 0's has seen, if it has come */
+static int
+take_map(moe_mpi_balance_t *b, moe_err_t *err)
+{
+    size_t                    got;
+    uint64_t                  ranks;
+    const moe_balance_map_t  *map;
+
+    if (b->link->pending(MOE_LINK_IN, MOE_LINK_MAP, &ranks) != 0) {
+        return moe_err(err, "exchange: %s", b->link->why());
+    }
+
+    if (ranks != 0) {
+        return 0;
+    }
+
+    got = b->link->got(MOE_LINK_MAP, 0);
+    map = b->passing;
+
+    if (got < sizeof(*map) || map->layers > b->shape.n_layers
+        || map->experts != b->shape.n_experts || map->ranks != b->nranks
+        || got != map_bytes(map))
+    {
+        return moe_err(err, "exchange: rank 0 sends a map of %zu bytes", got);
+    }
+
+    memcpy(b->map, map, got);
+
+    return expect_map(b, err);
+}
+
+
+/* rank 0: what the last look has seen to all, but while the one before is
+ * still on its way */
+static int
+send_map(moe_mpi_balance_t *b, moe_err_t *err)
+{
+    uint32_t               r;
+    uint64_t               ranks;
+    moe_balance_figures_t  figures;
+
+    moe_balance_figures(b->balance, &figures);
+
+    if (figures.looks == b->map->figures.looks) {
+        return 0;
+    }
+
+    moe_balance_map(b->balance, b->map);
+
+    if (b->link->pending(MOE_LINK_OUT, MOE_LINK_MAP, &ranks) != 0) {
+        return moe_err(err, "exchange: %s", b->link->why());
+    }
+
+    if (ranks != 0) {
+        return 0;
+    }
+
+    memcpy(b->passing, b->map, map_bytes(b->map));
+
+    for (r = 1; r < b->nranks; r++) {
+        if (b->link->send(MOE_LINK_MAP, r, b->passing, map_bytes(b->map))
+            != 0)
+        {
+            return moe_err(err, "exchange: %s", b->link->why());
+        }
+    }
+
+    return 0;
+}
+
+
 /* rank 0: looks, and sends what comes of it */
 static int
 look(moe_mpi_balance_t *b, uint64_t now, moe_ep_placement_t **next,
@@ -373,7 +472,9 @@ look(moe_mpi_balance_t *b, uint64_t now, moe_ep_placement_t **next,
 
     b->bytes = 0;
 
-    if (moe_balance_turn(b->balance, now, err) < 0) {
+    if (moe_balance_turn(b->balance, now, err) < 0
+        || send_map(b, err) != 0)
+    {
         return -1;
     }
 
@@ -411,17 +512,16 @@ moe_mpi_balance_turn(moe_mpi_balance_t *b, int leaves,
 
     rc = leaves ? 0 : send_counts(b, now, err);
 
+    if (rc == 0) {
+        rc = take_map(b, err);
+    }
+
     return rc != 0 ? rc : take_placement(b, next, err);
 }
 
 
-void
-moe_mpi_balance_figures(const moe_mpi_balance_t *b,
-    moe_balance_figures_t *figures)
+const moe_balance_map_t *
+moe_mpi_balance_map(const moe_mpi_balance_t *b)
 {
-    memset(figures, 0, sizeof(*figures));
-
-    if (b->balance != NULL) {
-        moe_balance_figures(b->balance, figures);
-    }
+    return b->map;
 }

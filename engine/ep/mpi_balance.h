@@ -3,9 +3,9 @@
  *
  * Every rank counts which experts its rows chose and sends its counts to rank
  * 0 now and then; rank 0 looks at them as a front does at those of its own
- * host (ep/balance.h) and sends a placement to all.  Nobody waits for any of
- * it: messages are looked after between steps, and steps run with a placement
- * once all ranks have it.
+ * host (ep/balance.h) and sends a placement to all, and what a look has seen,
+ * which every host shows.  Nobody waits for any of it: messages are looked
+ * after between steps, and steps run with a placement once all ranks have it.
  */
 
 #ifndef MOE_MPI_BALANCE_H
@@ -50,9 +50,9 @@ void moe_mpi_balance_count(moe_mpi_balance_t *b, uint32_t layer,
 int moe_mpi_balance_turn(moe_mpi_balance_t *b, int leaves,
     moe_ep_placement_t **next, moe_err_t *err);
 
-/* Rank 0's; zeroes elsewhere. */
-void moe_mpi_balance_figures(const moe_mpi_balance_t *b,
-    moe_balance_figures_t *figures);
+/* Of the last look, as rank 0 or what has come of it here; good until the
+ * next turn.  Without looks so far its figures are zero. */
+const moe_balance_map_t *moe_mpi_balance_map(const moe_mpi_balance_t *b);
 
 
 #endif /* MOE_MPI_BALANCE_H */

@@ -3,7 +3,17 @@
 
 #include "ep/board.h"
 #include "front/front.h"
+#include "heat.h"
 #include "model/model.h"
+
+
+static int
+moe_experts_memory(moe_front_t *f, moe_err_t *err)
+{
+    f->experts = calloc(1, sizeof(moe_experts_t));
+
+    return f->experts ? 0 : moe_err(err, "no memory for the experts' page");
+}
 
 
 int
@@ -17,6 +27,10 @@ moe_experts_start(moe_front_t *f, moe_err_t *err)
     const moe_rank_options_t  *o;
 
     o = &f->options->rank;
+
+    if (f->options->launched.size) {
+        return f->options->rebalance_s ? moe_experts_memory(f, err) : 0;
+    }
 
     memset(&mo, 0, sizeof(moe_model_options_t));
     mo.max_rows = o->step_tokens;
@@ -44,8 +58,10 @@ moe_experts_start(moe_front_t *f, moe_err_t *err)
         replicas = shape.n_experts / 8;
     }
 
-    f->experts = calloc(1, sizeof(moe_experts_t));
-    if (f->experts == NULL) {
+    f->map = malloc(moe_balance_map_bytes(shape.n_layers, shape.n_experts,
+                                          o->nranks));
+
+    if (f->map == NULL || moe_experts_memory(f, err) == -1) {
         return moe_err(err, "no memory for the experts' page");
     }
 
@@ -69,88 +85,27 @@ moe_experts_stop(moe_front_t *f)
     free(f->experts);
     f->experts = NULL;
 
+    free(f->map);
+    f->map = NULL;
+
     moe_shm_free(f->shm);
     f->shm = NULL;
-}
-
-
-static uint16_t
-moe_experts_cell(double load)
-{
-    load = load * 1000 + 0.5;
-
-    return load < UINT16_MAX ? (uint16_t) load : UINT16_MAX;
-}
-
-
-/* layers with experts, in order, as many as the page has room for */
-
-static void
-moe_experts_page(moe_front_t *f, const moe_balance_figures_t *b)
-{
-    double                       *load, sum;
-    uint32_t                      l, e, n;
-    moe_experts_t                *x;
-    const moe_exchange_shape_t   *shape;
-
-    x = f->experts;
-    shape = moe_board_shape(f->shm, &n);
-    load = malloc((shape->n_experts + n) * sizeof(double));
-
-    if (load == NULL) {
-        return;
-    }
-
-    x->layers = 0;
-    x->experts = shape->n_experts;
-    x->ranks = n;
-    x->version = b->version;
-    x->rows = b->rows;
-    n += shape->n_experts;
-
-    for (l = 0; l < shape->n_layers && (x->layers + 1) * n
-                                       <= MOE_EXPERTS_CELLS; l++)
-    {
-        moe_balance_loads(f->balance, l, load);
-        moe_balance_ranks(f->balance, l, load + shape->n_experts);
-        sum = 0;
-
-        for (e = 0; e < shape->n_experts; e++) {
-            sum += load[e];
-            load[e] *= shape->n_experts;
-        }
-
-        if (sum == 0) {
-            continue;
-        }
-
-        for (e = 0; e < n; e++) {
-            x->cells[x->layers * n + e] = moe_experts_cell(load[e]);
-        }
-
-        x->layers++;
-    }
-
-    free(load);
 }
 
 
 void
 moe_experts_first(moe_front_t *f, moe_lane_t *lane)
 {
-    if (f->looks) {
+    if (f->experts && f->experts->layers) {
         moe_lane_experts_write(lane, f->experts);
     }
 }
 
 
 static void
-moe_experts_show(moe_front_t *f, const moe_balance_figures_t *b)
+moe_experts_show(moe_front_t *f)
 {
     uint32_t  i;
-
-    f->looks = b->looks;
-    moe_experts_page(f, b);
 
     for (i = 0; i < f->nworkers; i++) {
         if (f->workers[i]->state == MOE_WORKER_OPEN) {
@@ -160,12 +115,39 @@ moe_experts_show(moe_front_t *f, const moe_balance_figures_t *b)
 }
 
 
+/* launched ranks have a balance of their own, and all have the page */
+
+static void
+moe_experts_ask(moe_front_t *f)
+{
+    moe_proc_t     *p;
+    moe_experts_t   page;
+
+    p = &f->ranks[0];
+
+    if (p->state != MOE_PROC_READY
+        || moe_lane_experts_read(&p->lane, &page) != MOE_JOBQ_OK
+        || memcmp(&page, f->experts, sizeof(page)) == 0)
+    {
+        return;
+    }
+
+    *f->experts = page;
+    moe_experts_show(f);
+}
+
+
 void
 moe_experts_tick(moe_front_t *f)
 {
     int                     rc;
     moe_err_t               err;
     moe_balance_figures_t   b;
+
+    if (f->options->launched.size && f->experts) {
+        moe_experts_ask(f);
+        return;
+    }
 
     if (f->balance == NULL || f->members == 0) {
         return;
@@ -179,7 +161,10 @@ moe_experts_tick(moe_front_t *f)
     f->stats.skew = (uint64_t) (b.after * 1000 + 0.5);
 
     if (b.looks != f->looks) {
-        moe_experts_show(f, &b);
+        f->looks = b.looks;
+        moe_balance_map(f->balance, f->map);
+        moe_heat_page(f->experts, f->map);
+        moe_experts_show(f);
     }
 
     if (rc < 0) {

@@ -341,7 +341,8 @@ struct moe_front_s {
     moe_shm_t           *shm;                /* of spread experts, or NULL */
     uint32_t             members;            /* of its epoch */
     moe_balance_t       *balance;            /* NULL: they stay in place */
-    moe_experts_t       *experts;            /* of its last look */
+    moe_balance_map_t   *map;                /* of its last look */
+    moe_experts_t       *experts;            /* for the workers; or NULL */
     uint64_t             looks;
     uint32_t             probe_turn;
 

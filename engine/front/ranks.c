@@ -706,9 +706,7 @@ moe_ranks_start(moe_front_t *f, moe_err_t *err)
                        f->options->rank.nranks);
     }
 
-    if (f->options->spread && !f->options->launched.size
-        && moe_experts_start(f, err) == -1)
-    {
+    if (f->options->spread && moe_experts_start(f, err) == -1) {
         return -1;
     }
 

@@ -192,6 +192,47 @@ await_placement(worker_t *v)
 }
 
 
+/* the page of the demo's experts' loads and all ranks', once experts were
+ * placed; the means are one */
+static inline void
+await_map(worker_t *v, uint32_t ranks)
+{
+    uint32_t       i, l, sum;
+    uint64_t       until;
+    uint16_t      *cells;
+    moe_experts_t  e;
+
+    until = test_ms() + TEST_PATIENCE;
+
+    do {
+        assert_true(test_ms() < until);
+        test_sleep(10);
+    } while (moe_lane_experts_read(&v->lane, &e) != MOE_JOBQ_OK
+             || e.version == 0);
+
+    assert_int_equal(e.layers, 3);
+    assert_int_equal(e.experts, 16);
+    assert_int_equal(e.ranks, ranks);
+    assert_true(e.rows > 0);
+
+    for (l = 0; l < e.layers; l++) {
+        cells = e.cells + l * (e.experts + ranks);
+
+        for (i = 0, sum = 0; i < e.experts; i++) {
+            sum += cells[i];
+        }
+
+        assert_in_range(sum, e.experts * 995, e.experts * 1005);
+
+        for (i = 0, sum = 0; i < ranks; i++) {
+            sum += cells[e.experts + i];
+        }
+
+        assert_in_range(sum, ranks * 995, ranks * 1005);
+    }
+}
+
+
 /* a rank without work takes no processor */
 static inline void
 assert_sleeps(pid_t rank, unsigned long most)

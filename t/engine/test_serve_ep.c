@@ -42,7 +42,7 @@ test_spread(void **unused)
  * changes */
 
 static void
-rebalance(const char *const *args)
+rebalance(const char *const *args, uint32_t ranks)
 {
     char   path[64];
     pid_t  pid;
@@ -50,6 +50,7 @@ rebalance(const char *const *args)
     learn(NULL, TOKENS);
     pid = start_engine(&v, path, sizeof(path), "spread", args);
     await_placement(&v);
+    await_map(&v, ranks);
 
     worker_close(&v);
     assert_int_equal(engine_stop(pid), 0);
@@ -63,7 +64,7 @@ test_rebalance(void **unused)
                                   "--experts", "spread", "--replicas", "6",
                                   "--rebalance", "1", NULL };
 
-    rebalance(args);
+    rebalance(args, 3);
 }
 
 
@@ -76,7 +77,7 @@ test_nodes(void **unused)
                                   "--experts", "spread", "--replicas", "4",
                                   "--nodes", "2", "--rebalance", "1", NULL };
 
-    rebalance(args);
+    rebalance(args, 4);
 }
 
 

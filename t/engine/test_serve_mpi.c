@@ -139,6 +139,7 @@ test_answers(void **state)
 
     ask_singly(&v, 3);
     await_placement(&v);
+    await_map(&v, 3);
 
     /* all sleep together */
 
@@ -617,6 +618,12 @@ test_hosts(void **state)
     /* experts are placed anew meanwhile, groups on their hosts */
 
     await_placement(&v);
+
+    /* which each host shows of all ranks */
+
+    ask_and_compare(&w);
+    await_map(&v, 4);
+    await_map(&w, 4);
 
     /* the wire between them is cut */
 
