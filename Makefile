@@ -180,7 +180,7 @@ tokenizers:
 	@tools/tokenizers/fetch.sh
 
 unit: tokenizers $(UNITS) $(MPI_HERE)
-	@for t in $(UNITS); do echo "== $$t"; $$t || exit 1; done
+	@tools/units.sh $(UNITS)
 
 # AVX-512 in C and AVX2, so that it is tested where no processor has it; loops
 # stay loops, which compiles in seconds
@@ -208,7 +208,7 @@ $(BUILD)/emulate/test_%: t/engine/test_%.c $(EMULATE_OBJS) $(LIB)
 
 #: make emulate       tests of the kernels with AVX-512 emulated (SIMDe)
 emulate: $(EMULATED:%=$(BUILD)/emulate/%)
-	@for t in $^; do echo "== $$t"; $$t || exit 1; done
+	@tools/units.sh $^
 
 #: make sanitize      the unit tests under ASan and UBSan, and under TSan
 ASAN_UNITS = $(patsubst $(BUILD)/%,$(BUILD)/asan/%,$(UNITS))
