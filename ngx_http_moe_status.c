@@ -196,6 +196,16 @@ static ngx_http_moe_metric_t  ngx_http_moe_engine_metrics[] = {
       "Largest load of a rank over the mean, as experts are placed",
       offsetof(moe_stats_t, skew), 1 },
 
+    { "steps_in_halves", "Forward passes in two halves",
+      offsetof(moe_stats_t, halved), 0 },
+
+    { "halves_rows", "Rows of a step, from this to twice it, last measured",
+      offsetof(moe_stats_t, halves_rows), 1 },
+
+    { "halves_gain_thousandths",
+      "Time of such a step as a whole over its time in two halves",
+      offsetof(moe_stats_t, halves_gain), 1 },
+
     { NULL, NULL, 0, 0 }
 };
 

@@ -213,6 +213,11 @@ typedef struct {
                                              * rank over the mean, now, as
                                              * experts were placed ... */
     uint64_t           skew;                /* ... and as they are */
+    uint64_t           halved;              /* steps in two halves */
+    uint64_t           halves_rows;         /* size of those last measured,
+                                             * and thousandths: time of a
+                                             * whole one over theirs */
+    uint64_t           halves_gain;
     moe_histogram_t    queue;
     moe_histogram_t    ttft;
     moe_histogram_t    itl;

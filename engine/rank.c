@@ -50,6 +50,7 @@ typedef struct {
     moe_stats_t                 stats;
     moe_rank_probe_t            probes[MOE_RANK_PROBES];
     uint32_t                    nprobes;
+    uint32_t                    tried;        /* sizes of steps, in halves */
     int                         fd;
     int                         failed;       /* the lane; nothing is put */
     uint64_t                    looks;        /* at the experts' loads */
@@ -229,6 +230,7 @@ moe_rank_exchange(void *ctx, const moe_exchange_shape_t *shape,
     memset(&so, 0, sizeof(so));
     so.rank = r->o->rank;
     mo.balance = r->o->balance;
+    mo.overlap = r->o->overlap;
 
     r->exchange = r->o->mpi
                   ? moe_exchange_mpi(r->o->mpi, shape, &mo, err)
@@ -615,6 +617,26 @@ moe_rank_balance(moe_rank_t *r)
 }
 
 
+/* what steps in halves have brought */
+static void
+moe_rank_overlap(moe_rank_t *r)
+{
+    moe_overlap_figures_t  o;
+
+    moe_exchange_mpi_overlap(r->exchange, &o);
+
+    if (o.looks != r->tried) {
+        moe_log(MOE_LOG_INFO, "steps in halves rows=%u-%u gain=%.3f", o.rows,
+                2 * o.rows - 1, o.gain);
+        r->tried = o.looks;
+    }
+
+    r->stats.halved = o.halved;
+    r->stats.halves_rows = o.rows;
+    r->stats.halves_gain = (uint64_t) (o.gain * 1000 + 0.5);
+}
+
+
 static void
 moe_rank_stats(moe_rank_t *r)
 {
@@ -622,6 +644,7 @@ moe_rank_stats(moe_rank_t *r)
 
     if (r->o->mpi != NULL) {
         moe_rank_balance(r);
+        moe_rank_overlap(r);
     }
 
     r->stats.updated_us = moe_rank_now();

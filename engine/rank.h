@@ -90,6 +90,7 @@ typedef struct {
     const moe_mpi_t  *mpi;            /* or the ranks that a launcher has
                                        * started, and that have joined; NULL:
                                        * none */
+    moe_overlap_e     overlap;        /* mpi: of steps in halves */
     moe_mpi_balance_options_t
                       balance;        /* mpi: of the experts */
     int             (*ended)(void *ctx); /* mpi: asked once after the front

@@ -378,6 +378,7 @@ moe_exchange_mpi(const moe_mpi_t *mpi, const moe_exchange_shape_t *shape,
     x->base.format = shape->format;
     x->base.nranks = mpi->nranks;
     x->shape = *shape;
+    x->overlap.mode = mpi->rank == 0 ? o->overlap : MOE_OVERLAP_OFF;
     x->mpi = mpi;
     x->link = mpi->link;
     x->others = (~0ull >> (64 - mpi->nranks)) & ~(1ull << mpi->rank);
@@ -460,6 +461,14 @@ moe_exchange_mpi_map(const moe_exchange_t *base)
     const mpi_t  *x = (const mpi_t *) base;
 
     return x->balance ? moe_mpi_balance_map(x->balance) : NULL;
+}
+
+
+void
+moe_exchange_mpi_overlap(const moe_exchange_t *base,
+    moe_overlap_figures_t *figures)
+{
+    *figures = ((const mpi_t *) base)->overlap.figures;
 }
 
 
@@ -684,6 +693,7 @@ agree(mpi_t *x, moe_err_t *err)
     }
 
     x->base.most_rows = max;
+    x->base.halves = moe_overlap_halves(x->peers[0].said.halves, max) != 0;
     share(x, max, fixed);
     x->over = over != 0;
 
@@ -726,6 +736,7 @@ say(mpi_t *x, uint32_t nrows, moe_err_t *err)
     s.placed = x->placement->version;
     s.next = x->next ? x->next->version : 0;
     s.leaves = x->leaves;
+    s.halves = moe_overlap_wish(&x->overlap);
 
     for (r = 0; r < x->mpi->nranks; r++) {
 
@@ -743,6 +754,20 @@ say(mpi_t *x, uint32_t nrows, moe_err_t *err)
     }
 
     return 0;
+}
+
+
+/* how long the last step took */
+static void
+look_back(mpi_t *x)
+{
+    if (x->ended_us != 0) {
+        x->overlap.figures.halved += x->base.halves
+                                     && x->peers[x->mpi->rank].said.rows != 0;
+        moe_overlap_seen(&x->overlap, x->base.most_rows, x->base.halves,
+                         x->ended_us - x->began_us);
+        x->ended_us = 0;
+    }
 }
 
 
@@ -767,6 +792,8 @@ begin(mpi_t *x, uint32_t nrows, uint64_t deadline,
         return moe_mpi_give_up(x);
     }
 
+    look_back(x);
+
     if (say(x, nrows, err) != 0) {
         return MOE_EXCHANGE_ERROR;
     }
@@ -780,6 +807,8 @@ begin(mpi_t *x, uint32_t nrows, uint64_t deadline,
     if (rc == MOE_EXCHANGE_OK && post_steps(x, err) != 0) {
         rc = moe_mpi_give_up(x);
     }
+
+    x->began_us = now_us();
 
     return rc;
 }
@@ -857,6 +886,7 @@ mpi_combine_wait(moe_exchange_t *base, uint32_t half, uint64_t deadline,
     rc = moe_mpi_combine_wait((mpi_t *) base, half, deadline, result, late,
                               err);
     unguard();
+    ((mpi_t *) base)->ended_us = now_us();
 
     return rc;
 }

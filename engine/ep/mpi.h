@@ -9,7 +9,8 @@
  *                their own
  *     combine    one parcel of results to every rank that has sent rows
  *
- * Steps are of either form (ep/shm.h), with equal bits.  Who waits tests for
+ * Steps are of either form (ep/shm.h), and in two halves where rank 0 has seen
+ * that to be faster (ep/overlap.h), with equal bits.  Who waits tests for
  * messages, gives the processor away where somebody wants it, and sleeps in
  * ever longer naps where it takes long.
  *
@@ -30,6 +31,7 @@
 #include "ep/exchange.h"
 #include "ep/link.h"
 #include "ep/mpi_balance.h"
+#include "ep/overlap.h"
 #include "ep/spread.h"
 
 
@@ -46,6 +48,7 @@ typedef struct {
     uint32_t             fixed_rows;    /* as in moe_shm_options_t */
     moe_ep_placement_t  *placement;     /* NULL: plain; else the exchange's
                                          * once it is there */
+    moe_overlap_e        overlap;       /* of steps in halves; rank 0's */
     moe_mpi_balance_options_t
                          balance;       /* the same on all ranks */
 } moe_mpi_options_t;
@@ -75,6 +78,11 @@ uint32_t moe_exchange_mpi_placed(const moe_exchange_t *x);
 /* What the last look at the experts' loads has seen; good until the next step.
  * NULL where experts stay in place. */
 const moe_balance_map_t *moe_exchange_mpi_map(const moe_exchange_t *x);
+
+/* Of steps in halves: this rank's steps with rows, and in rank 0 what looks
+ * have shown. */
+void moe_exchange_mpi_overlap(const moe_exchange_t *x,
+    moe_overlap_figures_t *figures);
 
 /*
  * This rank has nothing more to compute of its own: from now on its steps say

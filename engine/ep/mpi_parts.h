@@ -25,6 +25,7 @@ typedef struct {
     uint32_t  placed;
     uint32_t  next;             /* placement, 0: none */
     uint32_t  leaves;
+    uint32_t  halves;           /* at which sizes: rank 0's counts */
 } moe_mpi_step_t;
 
 /* before a parcel of rows, which the list follows */
@@ -69,6 +70,10 @@ typedef struct {
     moe_ep_placement_t   *next;         /* once all have it */
 
     moe_mpi_balance_t    *balance;      /* NULL: they stay in place */
+
+    moe_overlap_t         overlap;
+    uint64_t              began_us;     /* the step, once all were there */
+    uint64_t              ended_us;     /* its last layer so far; 0: none */
 
     uint32_t              steps;
     uint32_t              number;       /* of the exchange */

@@ -33,6 +33,7 @@ enum {
     MOE_OPT_REPLICAS,
     MOE_OPT_REBALANCE,
     MOE_OPT_NODES,
+    MOE_OPT_OVERLAP,
     MOE_OPT_ROW_FORMAT,
     MOE_OPT_EXCHANGE,
     MOE_OPT_PARK,
@@ -65,6 +66,7 @@ static const struct option  moe_serve_long[] = {
     { "replicas", required_argument, NULL, MOE_OPT_REPLICAS },
     { "rebalance", required_argument, NULL, MOE_OPT_REBALANCE },
     { "nodes", required_argument, NULL, MOE_OPT_NODES },
+    { "overlap", required_argument, NULL, MOE_OPT_OVERLAP },
     { "row-format", required_argument, NULL, MOE_OPT_ROW_FORMAT },
     { "exchange-timeout", required_argument, NULL, MOE_OPT_EXCHANGE },
     { "queue", required_argument, NULL, MOE_OPT_QUEUE },
@@ -124,6 +126,11 @@ static const char  moe_serve_help[] =
     "                         a group of experts, where the router chooses\n"
     "                         among groups, stays on one (default: 1,\n"
     "                         or the hosts that a launcher uses)\n"
+    "  --overlap WHEN         over mpi, a step in two halves, one computed\n"
+    "                         while the other's rows travel: auto (at sizes\n"
+    "                         where that was seen to be faster, the\n"
+    "                         default), off or on; rank 0's word counts, no\n"
+    "                         answer changes\n"
     "  --row-format FORMAT    of rows on their way to experts and back: f32\n"
     "                         or bf16 (default: f32)\n"
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
@@ -286,6 +293,7 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     static const char *const  formats[] = { "f32", "bf16", NULL };
     static const char *const  kv_formats[] = { "f32", "bf16", "int8", NULL };
     static const char *const  drafts[] = { "auto", "off", "always", NULL };
+    static const char *const  overlaps[] = { "auto", "off", "on", NULL };
     static const char *const  wheres[] = { "each", "spread", NULL };
     static const char *const  hows[] = { "auto", "shm", "mpi", NULL };
     static const char *const  kernels[] = {
@@ -382,6 +390,11 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     case MOE_OPT_NODES:
         return moe_option_number(name, value, 1, MOE_RANKS_MAX, &o->nodes,
                                  err);
+
+    case MOE_OPT_OVERLAP:
+        rc = moe_option_choice(name, value, overlaps, &i, err);
+        o->rank.overlap = (moe_overlap_e) i;
+        break;
 
     case MOE_OPT_ROW_FORMAT:
         rc = moe_option_choice(name, value, formats, &i, err);
@@ -531,6 +544,11 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
     }
 
     o->spread = o->spread > 0;
+
+    if (o->rank.overlap == MOE_OVERLAP_ON && o->launched.size == 0) {
+        return moe_err(err, "--overlap on: only between ranks that mpirun "
+                       "or srun has started do rows travel by themselves");
+    }
 
     if (o->rank.threads == 0 && o->rank.nranks > 1) {
         o->rank.threads = moe_launched_threads(o->rank.nranks, 0);

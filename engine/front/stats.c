@@ -22,6 +22,7 @@ moe_front_sum(moe_front_t *f)
     s->steps = f->lost_steps;
     s->draft_tokens = f->lost_drafts;
     s->draft_accepted = f->lost_accepted;
+    s->halved = 0;
     s->kv_pages = 0;
     s->kv_pages_used = 0;
     s->kv_pages_cached = 0;
@@ -39,6 +40,13 @@ moe_front_sum(moe_front_t *f)
         s->kv_pages += r->kv_pages;
         s->kv_pages_used += r->kv_pages_used;
         s->kv_pages_cached += r->kv_pages_cached;
+
+        s->halved += r->halved;
+
+        if (r->halves_gain) {
+            s->halves_rows = r->halves_rows;
+            s->halves_gain = r->halves_gain;
+        }
 
         /* launched ranks have a balance of their own, in the first */
         if (r->placements) {

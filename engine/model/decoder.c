@@ -28,10 +28,21 @@ norm_into(moe_model_t *m, const float *w, float *to)
 }
 
 
-static void
-norm(moe_model_t *m, const float *w)
+void
+moe_decoder_norm(moe_model_t *m, const float *w)
 {
     norm_into(m, w, m->mem.xn);
+}
+
+
+void
+moe_decoder_mix(moe_model_t *m, uint32_t l, const moe_batch_t *b)
+{
+    moe_decoder_norm(m, m->layers[l].attn_norm);
+    moe_decoder_attention(m, l, b);
+    m->kernels->add(&m->kctx, m->mem.x, m->mem.y,
+                    (size_t) m->nrows * (size_t) m->cfg.hidden);
+    moe_decoder_norm(m, m->layers[l].ffn_norm);
 }
 
 
@@ -58,16 +69,33 @@ moe_decoder_deadline(const moe_model_t *m)
 }
 
 
+static int
+layers(moe_model_t *m, const moe_batch_t *b, moe_err_t *err)
+{
+    uint32_t  l;
+
+    moe_decoder_place(m, b);
+    m->kernels->embed(&m->kctx, &m->embed, m->mem.in.ids, b->nrows,
+                      m->mem.x);
+
+    for (l = 0; l < (uint32_t) m->cfg.n_layers; l++) {
+        moe_decoder_mix(m, l, b);
+
+        if (moe_decoder_ffn(m, l, err) != 0) {
+            return moe_err_prefix(err, "layer %u", l);
+        }
+    }
+
+    return 0;
+}
+
+
 int
 moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
     moe_err_t *err)
 {
-    uint32_t         l;
-    moe_step_mem_t  *mem;
+    int  rc;
 
-    mem = &m->mem;
-
-    moe_decoder_place(m, b);
     m->nhidden = 0;
 
     if (m->exchange != NULL
@@ -78,22 +106,10 @@ moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
         return -1;
     }
 
-    m->kernels->embed(&m->kctx, &m->embed, mem->in.ids, b->nrows, mem->x);
+    rc = m->exchange != NULL && m->exchange->halves
+         ? moe_decoder_halves(m, b, err) : layers(m, b, err);
 
-    for (l = 0; l < (uint32_t) m->cfg.n_layers; l++) {
-
-        norm(m, m->layers[l].attn_norm);
-        moe_decoder_attention(m, l, b);
-        m->kernels->add(&m->kctx, mem->x, mem->y,
-                        (size_t) m->nrows * (size_t) m->cfg.hidden);
-
-        norm(m, m->layers[l].ffn_norm);
-        if (moe_decoder_ffn(m, l, err) != 0) {
-            return moe_err_prefix(err, "layer %u", l);
-        }
-    }
-
-    return head(m, b, logits, err);
+    return rc == 0 ? head(m, b, logits, err) : -1;
 }
 
 
@@ -271,7 +287,7 @@ head(moe_model_t *m, const moe_batch_t *b, float *logits, moe_err_t *err)
     const uint32_t  *rows;
 
     if (!m->mtp.on) {
-        norm(m, m->norm);
+        moe_decoder_norm(m, m->norm);
         return moe_decoder_logits(m, logits, err);
     }
 

@@ -119,6 +119,7 @@ typedef struct {
     size_t         quant_size;
 
     /* the process's memory */
+    uint32_t      *out;             /* [1] of those whose logits are wanted */
     uint8_t       *seen;            /* [1] */
     const uint32_t **tables;        /* [1] of each sequence, see moe_span_t */
     moe_matmul_t  *parts;           /* nparts */
@@ -195,10 +196,24 @@ int moe_decoder_to_device(moe_model_t *m,
 
 /* memory of a step for max_rows */
 int moe_decoder_memory(moe_model_t *m, moe_err_t *err);
+
+/* What is in mem a row begins with this one from now on. */
+void moe_decoder_memory_from(moe_model_t *m, uint32_t row);
 void moe_decoder_memory_free(moe_model_t *m);
 
 /* when to give up waiting for other ranks, for the exchange */
 uint64_t moe_decoder_deadline(const moe_model_t *m);
+
+/* The layers of a step that the exchange has in two halves; as if it had been
+ * one, rows that go on to the head are together then. */
+int moe_decoder_halves(moe_model_t *m, const moe_batch_t *b, moe_err_t *err);
+
+/* x = norm(x): what attention and the feed-forward part read, in mem->xn */
+void moe_decoder_norm(moe_model_t *m, const float *w);
+
+/* From the embedding on, and attention with the residual: mem->xn is ready for
+ * the feed-forward part. */
+void moe_decoder_mix(moe_model_t *m, uint32_t l, const moe_batch_t *b);
 
 /* runs a batch that has been checked */
 int moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
@@ -237,6 +252,15 @@ void moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b);
 
 /* The feed-forward part: reads mem->xn, adds to mem->x. */
 int moe_decoder_ffn(moe_model_t *m, uint32_t l, moe_err_t *err);
+
+/* The same of a layer with experts, for half a step: rows go out; experts
+ * compute what came in, and results go out; what came back is added. */
+int moe_decoder_ffn_out(moe_model_t *m, uint32_t l, uint32_t half,
+    moe_err_t *err);
+int moe_decoder_ffn_experts(moe_model_t *m, uint32_t l, uint32_t half,
+    moe_err_t *err);
+int moe_decoder_ffn_back(moe_model_t *m, uint32_t l, uint32_t half,
+    moe_err_t *err);
 
 /* one product of nrows rows of x; out is as wide as w.n where ldo is 0, and
  * x as w.k where ldx is 0 */

@@ -258,10 +258,31 @@ compute(moe_model_t *m, const moe_layer_t *layer,
 }
 
 
+/* what came back is weighted and added in order of slot */
+static void
+add(moe_model_t *m, const moe_layer_t *layer,
+    const moe_expert_result_t *result)
+{
+    moe_combine_t  c = {
+        .x = m->mem.x,
+        .y = result->y,
+        .at = result->at,
+        .weight = m->mem.weights,
+        .shared = layer->ffn.gate.data ? m->mem.y : NULL,
+        .gate = layer->ffn.gate.data && layer->shared_gate.data
+                ? m->mem.shared_scale : NULL,
+        .nrows = m->nrows,
+        .n = (uint32_t) m->cfg.hidden,
+        .top_k = (uint32_t) m->cfg.top_k
+    };
+
+    m->kernels->combine(&m->kctx, &c);
+}
+
+
 static int
 experts(moe_model_t *m, uint32_t l, moe_err_t *err)
 {
-    moe_combine_t         c;
     moe_exchange_t       *ex;
     moe_expert_work_t     work;
     const moe_layer_t    *layer;
@@ -288,20 +309,69 @@ experts(moe_model_t *m, uint32_t l, moe_err_t *err)
         return -1;
     }
 
-    c = (moe_combine_t) {
-        .x = m->mem.x,
-        .y = result.y,
-        .at = result.at,
-        .weight = m->mem.weights,
-        .shared = layer->ffn.gate.data ? m->mem.y : NULL,
-        .gate = layer->ffn.gate.data && layer->shared_gate.data
-                ? m->mem.shared_scale : NULL,
-        .nrows = m->nrows,
-        .n = (uint32_t) m->cfg.hidden,
-        .top_k = (uint32_t) m->cfg.top_k
-    };
+    add(m, layer, &result);
 
-    m->kernels->combine(&m->kctx, &c);
+    return 0;
+}
+
+
+int
+moe_decoder_ffn_out(moe_model_t *m, uint32_t l, uint32_t half,
+    moe_err_t *err)
+{
+    moe_exchange_t  *ex;
+
+    ex = m->exchange;
+    route(m, &m->layers[l]);
+
+    return ex->ops->dispatch_send(ex, half, l, m->nrows, m->mem.xn,
+                                  m->mem.chosen, moe_decoder_deadline(m),
+                                  &m->late, err)
+           == MOE_EXCHANGE_OK ? 0 : -1;
+}
+
+
+int
+moe_decoder_ffn_experts(moe_model_t *m, uint32_t l, uint32_t half,
+    moe_err_t *err)
+{
+    moe_exchange_t     *ex;
+    moe_expert_work_t   work;
+
+    ex = m->exchange;
+
+    if (ex->ops->dispatch_wait(ex, half, moe_decoder_deadline(m), &work,
+                               &m->late, err)
+        != MOE_EXCHANGE_OK)
+    {
+        return -1;
+    }
+
+    compute(m, &m->layers[l], &work);
+
+    return ex->ops->combine_send(ex, half, moe_decoder_deadline(m), &m->late,
+                                 err)
+           == MOE_EXCHANGE_OK ? 0 : -1;
+}
+
+
+int
+moe_decoder_ffn_back(moe_model_t *m, uint32_t l, uint32_t half,
+    moe_err_t *err)
+{
+    moe_exchange_t       *ex;
+    moe_expert_result_t   result;
+
+    ex = m->exchange;
+
+    if (ex->ops->combine_wait(ex, half, moe_decoder_deadline(m), &result,
+                              &m->late, err)
+        != MOE_EXCHANGE_OK)
+    {
+        return -1;
+    }
+
+    add(m, &m->layers[l], &result);
 
     return 0;
 }

@@ -15,19 +15,32 @@ max_size(size_t a, size_t b)
 typedef struct {
     char    *base;              /* NULL: only counted */
     size_t   at;
+    size_t   first;             /* row that is wanted */
 } arena_t;
 
 
-/* the next each bytes a row, on a cache line */
+/* the next n of each bytes, which all rows share, on a cache line */
 static void *
-carve(arena_t *a, size_t rows, size_t each)
+carve_all(arena_t *a, size_t n, size_t each)
 {
     void  *p;
 
     p = a->base ? a->base + a->at : NULL;
-    a->at += (rows * each + 63) / 64 * 64;
+    a->at += (n * each + 63) / 64 * 64;
 
     return p;
+}
+
+
+/* the next each bytes a row: the first row's that is wanted */
+static void *
+carve(arena_t *a, size_t rows, size_t each)
+{
+    char  *p;
+
+    p = carve_all(a, rows, each);
+
+    return p ? p + a->first * each : NULL;
 }
 
 
@@ -105,13 +118,14 @@ lay_out_host(moe_model_t *m, arena_t *a)
         mem->draft_seq = carve(a, r, sizeof(uint32_t));
     }
 
-    mem->seen = carve(a, r, 1);
-    mem->tables = carve(a, r, sizeof(uint32_t *));
+    mem->out = carve(a, r, sizeof(uint32_t));
+    mem->seen = carve_all(a, r, 1);
+    mem->tables = carve_all(a, r, sizeof(uint32_t *));
 
     mem->nparts = (uint32_t) max_size(2 * (size_t) c->n_experts + 4,
                          heads * (r / MOE_ABSORB_ROWS + 1));
-    mem->parts = carve(a, mem->nparts, sizeof(moe_matmul_t));
-    mem->glu = carve(a, (size_t) c->n_experts + 1, sizeof(moe_glu_t));
+    mem->parts = carve_all(a, mem->nparts, sizeof(moe_matmul_t));
+    mem->glu = carve_all(a, (size_t) c->n_experts + 1, sizeof(moe_glu_t));
 }
 
 
@@ -161,19 +175,19 @@ lay_out(moe_model_t *m, arena_t *a)
     mem->logits = carve(a, r, (size_t) c->n_experts * f);
     mem->weights = carve(a, r, (size_t) c->top_k * f);
     mem->chosen = carve(a, r, (size_t) c->top_k * sizeof(uint32_t));
-    mem->gate = carve(a, slots, (size_t) c->moe_ffn * f);
-    mem->up = carve(a, slots, (size_t) c->moe_ffn * f);
+    mem->gate = carve_all(a, slots, (size_t) c->moe_ffn * f);
+    mem->up = carve_all(a, slots, (size_t) c->moe_ffn * f);
     mem->ffn_gate = carve(a, r, (size_t) (c->dense_ffn + c->shared_ffn) * f);
     mem->ffn_up = carve(a, r, (size_t) (c->dense_ffn + c->shared_ffn) * f);
     mem->shared_scale = carve(a, r, f);
 
     if (m->kernels->memory != NULL) {
-        mem->vocab = carve(a, r < MOE_HEAD_ROWS ? r : MOE_HEAD_ROWS,
-                           (size_t) c->vocab * f);
+        mem->vocab = carve_all(a, r < MOE_HEAD_ROWS ? r : MOE_HEAD_ROWS,
+                               (size_t) c->vocab * f);
     }
 
     mem->quant_size = r * quant_bytes(m);
-    mem->quant = carve(a, mem->quant_size, 1);
+    mem->quant = carve_all(a, mem->quant_size, 1);
 }
 
 
@@ -200,7 +214,7 @@ no_memory(const moe_model_t *m, size_t bytes, moe_err_t *err)
 int
 moe_decoder_memory(moe_model_t *m, moe_err_t *err)
 {
-    arena_t          own = { NULL, 0 }, host = { NULL, 0 };
+    arena_t          own = { NULL, 0, 0 }, host = { NULL, 0, 0 };
     moe_step_mem_t  *mem;
 
     mem = &m->mem;
@@ -229,13 +243,20 @@ moe_decoder_memory(moe_model_t *m, moe_err_t *err)
     }
 
     mem->bytes = own.at;
-
-    own = (arena_t) { mem->base, 0 };
-    host = (arena_t) { mem->host_base, 0 };
-    lay_out(m, &own);
-    lay_out_host(m, &host);
+    moe_decoder_memory_from(m, 0);
 
     return 0;
+}
+
+
+void
+moe_decoder_memory_from(moe_model_t *m, uint32_t row)
+{
+    arena_t  own = { m->mem.base, 0, row };
+    arena_t  host = { m->mem.host_base, 0, row };
+
+    lay_out(m, &own);
+    lay_out_host(m, &host);
 }
 
 

@@ -19,18 +19,6 @@ static void gather(moe_model_t *m, const moe_batch_t *b, const moe_draft_t *d,
 static void join(moe_model_t *m, const moe_batch_t *rows);
 
 
-static void
-norm(moe_model_t *m, const float *w)
-{
-    size_t  hidden;
-
-    hidden = (size_t) m->cfg.hidden;
-
-    m->kernels->rmsnorm(&m->kctx, m->mem.x, hidden, 1, (uint32_t) hidden, w,
-                        (float) m->cfg.rms_eps, m->nrows, m->mem.xn, hidden);
-}
-
-
 int
 moe_decoder_draft(moe_model_t *m, const moe_batch_t *b, const moe_draft_t *d,
     float *logits, moe_err_t *err)
@@ -53,7 +41,7 @@ moe_decoder_draft(moe_model_t *m, const moe_batch_t *b, const moe_draft_t *d,
 
     join(m, &rows);
 
-    norm(m, m->layers[l].attn_norm);
+    moe_decoder_norm(m, m->layers[l].attn_norm);
     moe_decoder_attention(m, l, &rows);
 
     if (d->nout == 0) {
@@ -63,12 +51,12 @@ moe_decoder_draft(moe_model_t *m, const moe_batch_t *b, const moe_draft_t *d,
     m->kernels->add(&m->kctx, m->mem.x, m->mem.y,
                     (size_t) m->nrows * (size_t) m->cfg.hidden);
 
-    norm(m, m->layers[l].ffn_norm);
+    moe_decoder_norm(m, m->layers[l].ffn_norm);
     if (moe_decoder_ffn(m, l, err) != 0) {
         return moe_err_prefix(err, "layer %u", l);
     }
 
-    norm(m, m->mtp.norm);
+    moe_decoder_norm(m, m->mtp.norm);
 
     return moe_decoder_logits(m, logits, err);
 }

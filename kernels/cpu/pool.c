@@ -43,6 +43,9 @@ struct moe_pool_s {
     _Atomic uint32_t               waiting;   /* the caller sleeps on left */
     _Atomic uint32_t               quit;
 
+    void                         (*between)(void *ctx);
+    void                          *between_ctx;
+
     moe_task_pt                    fn;
     void                          *ctx;
     uint32_t                       ntasks;
@@ -175,6 +178,23 @@ moe_pool_threads(const moe_pool_t *pool)
 
 
 void
+moe_pool_between(moe_pool_t *pool, void (*fn)(void *ctx), void *ctx)
+{
+    pool->between = fn;
+    pool->between_ctx = ctx;
+}
+
+
+static inline void
+between(const moe_pool_t *pool)
+{
+    if (pool->between != NULL) {
+        pool->between(pool->between_ctx);
+    }
+}
+
+
+void
 moe_pool_run(moe_pool_t *pool, uint32_t ntasks, moe_task_pt fn, void *ctx)
 {
     uint32_t  i, run, task, helpers;
@@ -185,6 +205,7 @@ moe_pool_run(moe_pool_t *pool, uint32_t ntasks, moe_task_pt fn, void *ctx)
     if (begun <= pool->alone_until) {
         for (i = 0; i < ntasks; i++) {
             fn(ctx, i, 0);
+            between(pool);
         }
         return;
     }
@@ -208,6 +229,7 @@ moe_pool_run(moe_pool_t *pool, uint32_t ntasks, moe_task_pt fn, void *ctx)
 
     while (take_task(pool, &task)) {
         do_task(pool, task, 0);
+        between(pool);
     }
 
     judge(pool, begun, now());

@@ -38,5 +38,8 @@ uint32_t moe_pool_threads(const moe_pool_t *pool);
 void moe_pool_run(moe_pool_t *pool, uint32_t ntasks, moe_task_pt fn,
     void *ctx);
 
+/* From now on the caller calls fn after each of its tasks; NULL: nothing. */
+void moe_pool_between(moe_pool_t *pool, void (*fn)(void *ctx), void *ctx);
+
 
 #endif /* MOE_POOL_H */

@@ -19,6 +19,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "ep/overlap.h"
 #include "ep/parcels.h"
 #include "model/model.h"
 
@@ -55,6 +56,7 @@ typedef struct {
     uint32_t           counted;
     uint32_t           replicas;    /* slots a rank more than needed */
     moe_replica_e      choice;
+    moe_overlap_e      overlap;     /* steps in halves, over MPI */
     uint32_t           threads;
 
     uint32_t           replace;     /* another placement at this step */

@@ -62,6 +62,7 @@ make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
     const setup_t      *s = &r->s;
     moe_mpi_options_t   o = {
         .replica = s->choice,
+        .overlap = s->overlap,
         .fixed_rows = s->counted ? 0 : MOE_PARCEL_FIXED_ROWS
     };
 
@@ -96,6 +97,8 @@ run_steps(run_t *r, moe_model_t *m, seq_t *q, moe_err_t *err)
     const setup_t       *s = &r->s;
     moe_ep_placement_t  *p;
 
+    moe_overlap_figures_t  f;
+
     logits = (float *) (void *) ((char *) r->file + r->c->logits);
 
     for (t = 0; t < nsteps(); t++) {
@@ -128,6 +131,16 @@ run_steps(run_t *r, moe_model_t *m, seq_t *q, moe_err_t *err)
            != last_placement(s))
     {
         return moe_err(err, "the placement was not changed");
+    }
+
+    moe_exchange_mpi_overlap(moe_model_exchange(m), &f);
+
+    /* others may have no rows at all */
+    if (r->mpi->rank == 0 && s->nranks > 1
+        && (f.halved != 0) != (s->overlap != MOE_OVERLAP_OFF))
+    {
+        return moe_err(err, "%llu steps were in halves",
+                       (unsigned long long) f.halved);
     }
 
     return 0;
@@ -388,10 +401,13 @@ forget_file(void)
 }
 
 
-/* what the families' setups do not have */
+/* what the families' setups do not have; AUTO, as theirs, is whole steps and
+ * halves in turns */
 static const setup_t  more[] = {
     { .nranks = 2, .counted = 1, .replicas = 1, .replace = 30 },
     { .nranks = 3, .replicas = 2, .choice = MOE_REPLICA_NEAREST },
+    { .nranks = 4, .counted = 1, .overlap = MOE_OVERLAP_OFF },
+    { .nranks = 3, .threads = 2, .replicas = 1, .overlap = MOE_OVERLAP_ON },
     { .nranks = 8, .format = MOE_ROWS_BF16, .replicas = 1, .replace = 20 }
 };
 
@@ -419,14 +435,26 @@ add_dir(const char *dir, const setup_t *list, size_t n)
 }
 
 
+/* steps in halves alone, in both forms with MOE_MATRIX; then those that are
+ * in halves now and then */
 static void
 add_family(const char *dir, uint32_t family)
 {
     size_t    n;
-    setup_t   setups[CELLS];
+    setup_t   setups[CELLS + 2];
     uint32_t  i;
 
-    for (i = 0, n = 0; i < CELLS; i++) {
+    for (i = 0, n = 0; i < 2; i++) {
+        setups[n] = (setup_t) {
+            .nranks = 2,
+            .counted = i,
+            .turns = 1,
+            .overlap = MOE_OVERLAP_ON
+        };
+        n += i == family % 2 || getenv("MOE_MATRIX") != NULL;
+    }
+
+    for (i = 0; i < CELLS; i++) {
         n += cell(i, family, &setups[n]) != 0;
     }
 
@@ -465,7 +493,8 @@ test_silent(void **state)
     float     *want;
     case_t    *c;
     uint32_t   i, r, vocab;
-    setup_t    s = { .dir = "t/golden/v3", .nranks = 3, .wait_ms = 1500 };
+    setup_t    s = { .dir = "t/golden/v3", .nranks = 3, .wait_ms = 1500,
+                     .overlap = MOE_OVERLAP_OFF };
 
     if (!mpi_is_here()) {
         skip();
@@ -507,6 +536,7 @@ static void     *asked_for[MOE_LINK_KINDS];
 static size_t    room[MOE_LINK_KINDS];
 static size_t    came[MOE_LINK_KINDS];
 static int       wild;
+static int       in_halves;
 
 
 static uint32_t
@@ -535,7 +565,7 @@ wild_send(moe_link_kind_e kind, uint32_t to, const void *buf, size_t bytes)
 }
 
 
-/* number, rows, fixed_rows, placed, next, leaves */
+/* number, rows, fixed_rows, placed, next, leaves, halves */
 static size_t
 wild_step(uint32_t *word)
 {
@@ -546,20 +576,22 @@ wild_step(uint32_t *word)
     word[4] = draw(2);
     word[5] = draw(2);
 
-    return wild && draw(9) == 0 ? draw(24) : 24;
+    word[6] = draw(2) ? UINT32_MAX : 0;
+
+    return wild && draw(9) == 0 ? draw(28) : 28;
 }
 
 
 /* head: number, layer, capacity, nrows, n; rows of 64 bytes; the list */
 static size_t
-wild_rows(uint32_t *word)
+wild_rows(uint32_t *word, uint32_t half)
 {
     size_t    at;
     uint32_t  i, n;
 
-    word[0] = wild && draw(9) == 0 ? draw(5) : 1;
+    word[0] = wild && draw(9) == 0 ? draw(5) : 1 + half;
     word[1] = wild && draw(9) == 0 ? draw(5) : 0;
-    word[2] = draw(2) ? 8 : draw(9);
+    word[2] = draw(2) ? in_halves ? 4 : 8 : draw(9);
     word[3] = word[2] && draw(4) ? word[2] * 3 : draw(9);
     word[4] = draw(wild ? 20 : 17);
 
@@ -571,14 +603,14 @@ wild_rows(uint32_t *word)
     n = word[2] ? 3 : word[4] * 2;
     at = 64 + (size_t) word[3] * 64;
 
-    for (i = 0; i < n && at + (i + 1) * 4 <= room[MOE_LINK_ROWS]; i++) {
+    for (i = 0; i < n && at + (i + 1) * 4 <= room[MOE_LINK_ROWS + half]; i++) {
         word[at / 4 + i] = wild && draw(9) == 0 ? draw(1u << 24) : draw(4);
     }
 
     at += (size_t) n * 4;
 
-    return at <= room[MOE_LINK_ROWS] && (!wild || draw(9))
-           ? at : draw((uint32_t) room[MOE_LINK_ROWS]);
+    return at <= room[MOE_LINK_ROWS + half] && (!wild || draw(9))
+           ? at : draw((uint32_t) room[MOE_LINK_ROWS + half]);
 }
 
 
@@ -592,7 +624,8 @@ wild_pending(moe_link_way_e way, moe_link_kind_e kind, uint64_t *ranks)
     }
 
     came[kind] = kind == MOE_LINK_STEP ? wild_step(asked_for[kind])
-                 : kind == MOE_LINK_ROWS ? wild_rows(asked_for[kind])
+                 : kind == MOE_LINK_ROWS ? wild_rows(asked_for[kind], 0)
+                 : kind == MOE_LINK_ROWS_2 ? wild_rows(asked_for[kind], 1)
                  : wild && draw(9) == 0 ? draw((uint32_t) room[kind])
                  : room[kind];
     asked_for[kind] = NULL;
@@ -652,6 +685,61 @@ static const moe_link_t  wild_link = {
 };
 
 
+static void
+check_work(const moe_expert_work_t *work)
+{
+    uint32_t  k;
+
+    assert_true(work->nrows <= 2 * 8 * 2);
+
+    for (k = 0; k < work->nexperts; k++) {
+        assert_true(work->experts[k].expert < 6);
+        assert_true(work->experts[k].first + work->experts[k].nrows
+                    <= work->nrows);
+    }
+
+    memset(work->out, 0, work->nrows * 5 * sizeof(float));
+}
+
+
+/* one layer of a step in halves */
+static int
+hostile_halves(moe_exchange_t *x, const float *rows, const uint32_t *experts,
+    moe_err_t *err)
+{
+    int                         rc;
+    uint32_t                    h;
+    uint64_t                    late, until;
+    moe_expert_work_t           work;
+    moe_expert_result_t         result;
+    const moe_exchange_ops_t   *ops = x->ops;
+
+    rc = MOE_EXCHANGE_OK;
+    until = now_ms() + 1000;
+
+    for (h = 0; h < 2 && rc == MOE_EXCHANGE_OK; h++) {
+        rc = ops->dispatch_send(x, h, 0, 4, rows + h * 4 * 5,
+                                experts + h * 4 * 2, until, &late, err);
+        ops->move(x);
+    }
+
+    for (h = 0; h < 2 && rc == MOE_EXCHANGE_OK; h++) {
+        rc = ops->dispatch_wait(x, h, until, &work, &late, err);
+
+        if (rc == MOE_EXCHANGE_OK) {
+            check_work(&work);
+            rc = ops->combine_send(x, h, until, &late, err);
+        }
+    }
+
+    for (h = 0; h < 2 && rc == MOE_EXCHANGE_OK; h++) {
+        rc = ops->combine_wait(x, h, until, &result, &late, err);
+    }
+
+    return rc;
+}
+
+
 /* one step, one layer, with rank 1 as it comes */
 static int
 hostile_step(moe_exchange_t *x, uint32_t i, moe_err_t *err)
@@ -671,21 +759,18 @@ hostile_step(moe_exchange_t *x, uint32_t i, moe_err_t *err)
 
     rc = x->ops->begin(x, 8, now_ms() + 1000, &late, err);
 
+    if (rc == MOE_EXCHANGE_OK && in_halves) {
+        assert_true(x->halves);
+        return hostile_halves(x, rows, experts, err);
+    }
+
     if (rc == MOE_EXCHANGE_OK) {
         rc = x->ops->dispatch(x, 0, 8, rows, experts, now_ms() + 1000, &work,
                               &late, err);
     }
 
     if (rc == MOE_EXCHANGE_OK) {
-        assert_true(work.nrows <= 2 * 8 * 2);
-
-        for (k = 0; k < work.nexperts; k++) {
-            assert_true(work.experts[k].expert < 6);
-            assert_true(work.experts[k].first + work.experts[k].nrows
-                        <= work.nrows);
-        }
-
-        memset(work.out, 0, work.nrows * 5 * sizeof(float));
+        check_work(&work);
         rc = x->ops->combine(x, 0, now_ms() + 1000, &result, &late, err);
     }
 
@@ -696,7 +781,7 @@ hostile_step(moe_exchange_t *x, uint32_t i, moe_err_t *err)
 static void
 test_hostile(void **state)
 {
-    int                   rc, ok, bad;
+    int                   rc, ok[2], bad[2];
     uint32_t              i;
     moe_err_t             err;
     moe_mpi_t             mpi = { .link = &wild_link, .nranks = 2 };
@@ -711,18 +796,20 @@ test_hostile(void **state)
     };
 
     seed = 1;
-    ok = 0;
-    bad = 0;
+    memset(ok, 0, sizeof(ok));
+    memset(bad, 0, sizeof(bad));
 
     for (i = 0; i < 20000; i++) {
         wild = i % 3 != 0;
+        in_halves = i % 2;
+        o.overlap = in_halves ? MOE_OVERLAP_ON : MOE_OVERLAP_OFF;
         x = moe_exchange_mpi(&mpi, &shape, &o, &err);
         assert_non_null(x);
 
         rc = hostile_step(x, i, &err);
         assert_int_not_equal(rc, MOE_EXCHANGE_LATE);
-        ok += rc == MOE_EXCHANGE_OK;
-        bad += rc == MOE_EXCHANGE_ERROR;
+        ok[in_halves] += rc == MOE_EXCHANGE_OK;
+        bad[in_halves] += rc == MOE_EXCHANGE_ERROR;
 
         /* nothing is begun after what was wrong */
         if (rc == MOE_EXCHANGE_ERROR) {
@@ -732,8 +819,8 @@ test_hostile(void **state)
         x->ops->close(x);
     }
 
-    assert_true(ok > 100);
-    assert_true(bad > 1000);
+    assert_true(ok[0] > 100 && ok[1] > 20);
+    assert_true(bad[0] > 1000 && bad[1] > 1000);
 }
 
 
