@@ -311,12 +311,22 @@ $(BUILD)/shapes: tools/bench/shapes.c
 	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< -lm
 
 #: make bench-ep      replicas, expert-parallel ranks and one engine compared
-$(BUILD)/bench-ep: tools/bench/ep.c tools/bench/proc.h $(LIB)
+$(BUILD)/bench-ep: tools/bench/ep.c tools/bench/batch.h tools/bench/proc.h \
+    $(LIB)
 	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -Itools/bench -o $@ $< $(LIB) $(LDFLAGS) \
 	    $(LDLIBS_)
 
 bench-ep: engine $(BUILD)/bench-ep
 	@tools/bench/ep.sh
+
+#: make bench-overlap whole steps and steps in halves, over MPI between two hosts
+#:                    that are network namespaces with a slow wire (root)
+$(BUILD)/bench-overlap: tools/bench/overlap.c tools/bench/batch.h $(LIB)
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -Itools/bench -o $@ $< $(LIB) $(LDFLAGS) \
+	    $(LDLIBS_)
+
+bench-overlap: engine mpi $(BUILD)/bench-overlap
+	@tools/bench/ep.sh overlap
 
 #: make install       engine, module, unit and configuration, what was built
 #:                    by make mpi too (DESTDIR, PREFIX)

@@ -19,8 +19,11 @@
 #include "model/decoder.h"
 
 
-/* how often messages are moved on while rows are computed */
-#define MOVE_NS  50000
+/* how often messages are moved on while rows are computed: less often where it
+ * takes long, so that it has no more than a 16th of the time (a library that
+ * gives the processor away, where others want it, may take milliseconds) */
+#define MOVE_NS     200000
+#define MOVE_SHARE  16
 
 enum { HALVES = 2 };
 
@@ -35,7 +38,7 @@ typedef struct {
 
 typedef struct {
     moe_model_t    *m;
-    uint64_t        moved;          /* when */
+    uint64_t        next;           /* when */
 } meanwhile_t;
 
 
@@ -53,14 +56,15 @@ now_ns(void)
 static void
 meanwhile(void *ctx)
 {
-    uint64_t      now;
+    uint64_t      now, took;
     meanwhile_t  *w = ctx;
 
     now = now_ns();
 
-    if (now - w->moved >= MOVE_NS) {
+    if (now >= w->next) {
         w->m->exchange->ops->move(w->m->exchange);
-        w->moved = now;
+        took = (now_ns() - now) * MOVE_SHARE;
+        w->next = now + (took > MOVE_NS ? took : MOVE_NS);
     }
 }
 

@@ -5,7 +5,7 @@
 # two-hosts.sh run NAME ARGS...: mpirun ARGS, on the first of two hosts that
 # are there as long as it runs: network namespaces NAME-a and NAME-b with
 # addresses and names of their own, 10.77.77.1 and 10.77.77.2, and a wire
-# between them.
+# between them, as slow as $TWO_HOSTS_WIRE says to tc ("tbf rate 1gbit ...").
 #
 # two-hosts.sh cut NAME: the wire is cut.
 #
@@ -19,7 +19,15 @@ up() {
     && ip -n "$1-a" addr add 10.77.77.1/24 dev eth0 \
     && ip -n "$1-b" addr add 10.77.77.2/24 dev eth0 \
     && ip -n "$1-a" link set lo up && ip -n "$1-b" link set lo up \
-    && ip -n "$1-a" link set eth0 up && ip -n "$1-b" link set eth0 up
+    && ip -n "$1-a" link set eth0 up && ip -n "$1-b" link set eth0 up \
+    && slow "$1-a" && slow "$1-b"
+}
+
+# the way out of a host
+slow() {
+    # shellcheck disable=SC2086
+    [ -z "${TWO_HOSTS_WIRE:-}" ] \
+    || tc -n "$1" qdisc add dev eth0 root $TWO_HOSTS_WIRE
 }
 
 down() {

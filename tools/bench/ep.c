@@ -27,8 +27,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "batch.h"
 #include "ep/shm.h"
-#include "gen.h"
 #include "model/weights.h"
 #include "proc.h"
 
@@ -38,7 +38,6 @@ enum {
     WAYS = 3,
     BATCHES = 16,
     REPEATS = 9,
-    PROMPT = 8,
     SAMPLES = 1 << 16
 };
 
@@ -97,13 +96,7 @@ typedef struct {
     uint32_t           rank;
     moe_shm_t         *shm;             /* of spread experts */
     meter_t            meter;
-    moe_model_t       *model;
-    moe_gen_t         *gen;
-    uint32_t           begun;
-    uint32_t           ended;
-    uint32_t           failed;
-    uint64_t           sampled;
-    uint64_t           random;
+    batch_t            batch;
 } engine_t;
 
 
@@ -126,35 +119,6 @@ gone(int signo)
 
     (void) !write(STDERR_FILENO, line, sizeof(line) - 1);
     _exit(1);
-}
-
-
-static double
-now_us(void)
-{
-    struct timespec  ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-
-    return (double) ts.tv_sec * 1e6 + (double) ts.tv_nsec / 1e3;
-}
-
-
-static int
-by_size(const void *a, const void *b)
-{
-    double  x = *(const double *) a, y = *(const double *) b;
-
-    return (x > y) - (x < y);
-}
-
-
-static double
-median(double *v, uint32_t n)
-{
-    qsort(v, n, sizeof(double), by_size);
-
-    return n == 0 ? 0 : n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
 
@@ -274,112 +238,21 @@ meter_reset(meter_t *m)
 
 
 static void
-on_started(void *ctx, uint64_t tag, const moe_started_t *s)
-{
-}
-
-
-static void
-on_delta(void *ctx, uint64_t tag, const moe_delta_t *d)
-{
-    engine_t  *e;
-
-    e = ctx;
-    e->sampled += d->nids;
-    e->begun += d->completion_tokens == 1;
-}
-
-
-static void
-on_end(void *ctx, uint64_t tag, const moe_end_t *end)
-{
-    engine_t  *e;
-
-    e = ctx;
-    e->ended++;
-    e->failed += end->status != 200;
-}
-
-
-static void
-submit(engine_t *e, uint64_t tag, uint32_t tokens)
-{
-    uint32_t   i, ids[PROMPT];
-    moe_job_t  job;
-
-    for (i = 0; i < PROMPT; i++) {
-        e->random = e->random * 6364136223846793005ull
-                    + 1442695040888963407ull;
-        ids[i] = (uint32_t) ((e->random >> 33)
-                             % moe_model_vocab_size(e->model));
-    }
-
-    memset(&job, 0, sizeof(job));
-    job.kind = MOE_JOB_IDS;
-    job.n = 1;
-    job.max_tokens = tokens;
-    job.credit = UINT32_MAX;
-    job.flags = MOE_JOB_IGNORE_EOS;
-    job.temperature = 1.0f;
-    job.top_p = 1.0f;
-    job.repetition = 1.0f;
-    job.seed = e->random;
-    job.nprompts = 1;
-    job.prompts[0].is_ids = 1;
-    job.prompts[0].n = PROMPT;
-    job.prompts[0].data = ids;
-
-    (void) moe_gen_submit(e->gen, &job, tag);
-}
-
-
-static void
-step(engine_t *e)
-{
-    moe_err_t  err;
-
-    if (moe_gen_step(e->gen, &err) < 0) {
-        fail("step", &err);
-    }
-}
-
-
-/* tokens of each: enough steps to be measured, few where they are long */
-static uint32_t
-tokens_of(uint32_t batch)
-{
-    return batch <= 8 ? 32 : batch <= 16 ? 16 : 8;
-}
-
-
-static void
 open_engine(engine_t *e, uint32_t most)
 {
-    moe_err_t                    err;
-    moe_gen_options_t            go;
-    moe_model_options_t          mo;
-    static const moe_gen_sink_t  sink = { on_started, on_delta, on_end };
+    moe_err_t            err;
+    moe_model_options_t  mo;
 
     memset(&mo, 0, sizeof(mo));
     mo.threads = ways[e->way].threads;
-    mo.max_rows = 512;
     mo.exchange = meter_open;
     mo.exchange_ctx = e;
-    mo.kv_pages = (PROMPT + 64) / MOE_PAGE_SIZE * most + most;
 
     e->meter.us = calloc(SAMPLES, sizeof(double));
-    e->model = moe_model_open(e->dir, &mo, NULL, NULL, &err);
 
-    if (e->meter.us == NULL || e->model == NULL) {
-        fail("model", &err);
-    }
-
-    memset(&go, 0, sizeof(go));
-    go.max_running = most;
-    go.step_tokens = mo.max_rows;
-    e->gen = moe_gen_create(e->model, &go, &sink, e, &err);
-
-    if (e->gen == NULL) {
+    if (e->meter.us == NULL
+        || batch_open(&e->batch, e->dir, &mo, most, &err) != 0)
+    {
         fail("engine", &err);
     }
 }
@@ -389,43 +262,30 @@ open_engine(engine_t *e, uint32_t most)
 static void
 run_batch(engine_t *e, uint32_t batch, uint32_t tokens, result_t *r)
 {
-    double    begun;
-    uint32_t  i;
-    uint64_t  sampled;
+    double     begun;
+    uint64_t   sampled;
+    moe_err_t  err;
 
-    e->begun = 0;
-    e->ended = 0;
-    e->sampled = 0;
-
-    for (i = 0; i < batch; i++) {
-        submit(e, i, tokens);
-    }
-
-    while (e->begun < batch) {
-        step(e);
+    if (batch_begin(&e->batch, batch, tokens, &err) != 0) {
+        fail("step", &err);
     }
 
     pthread_barrier_wait(&shared->barrier);
 
     meter_reset(&e->meter);
-    sampled = e->sampled;
+    sampled = e->batch.sampled;
     begun = now_us();
 
-    while (e->ended < batch) {
-        step(e);
+    if (batch_finish(&e->batch, batch, &err) != 0) {
+        fail("step", &err);
     }
 
     r->us = (uint64_t) (now_us() - begun);
-    r->sampled = e->sampled - sampled;
+    r->sampled = e->batch.sampled - sampled;
     r->experts = e->meter.experts;
     r->steps = e->meter.steps;
     r->layer_us = median(e->meter.us, e->meter.n);
     r->exchange_s = e->meter.sum_us * 1e-6;
-
-    if (e->failed) {
-        fprintf(stderr, "bench-ep: %u sequences failed\n", e->failed);
-        _exit(1);
-    }
 }
 
 
@@ -437,14 +297,14 @@ process(engine_t *e, const uint32_t *batches, uint32_t n)
     (void) prctl(PR_SET_PDEATHSIG, SIGKILL);
 
     procs = ways[e->way].procs;
-    e->random = e->rank + 1;
+    e->batch.random = e->rank + 1;
     open_engine(e, batches[n - 1] / procs);
 
     /* once for nothing, with all: it finds the weights' pages */
     for (i = 0; i <= n; i++) {
         pthread_barrier_wait(&shared->barrier);
         run_batch(e, batches[i ? i - 1 : n - 1] / procs,
-                  i ? tokens_of(batches[i - 1]) : 2,
+                  i ? batch_tokens(batches[i - 1]) : 2,
                   &shared->results[e->rank]);
         pthread_barrier_wait(&shared->barrier);
     }
