@@ -7,6 +7,7 @@
 #include "draft.h"
 #include "gen.h"
 #include "model/config.h"
+#include "gen_draws.h"
 #include "model/sampler.h"
 #include "pace.h"
 #include "sched/sched.h"
@@ -44,12 +45,21 @@ struct moe_gen_job_s {
 };
 
 
+/* a row of a step whose next id is wanted: its logits, or what a device has
+ * drawn from them */
+typedef struct {
+    const float                 *logits;
+    const moe_drawn_t           *drawn;
+} moe_gen_row_t;
+
+
 struct moe_gen_s {
     moe_model_t                 *model;
     moe_sched_t                 *sched;
     moe_sampler_t               *sampler;
     uint32_t                     vocab;
-    float                       *logits;
+    float                       *logits;         /* NULL: drawn */
+    moe_gen_draws_t              draws;
     moe_gen_sink_t               sink;
     void                        *ctx;
     LIST_HEAD(, moe_gen_job_s)   jobs;
@@ -84,20 +94,26 @@ static void moe_gen_started(moe_gen_t *g, moe_gen_job_t *j);
 static int moe_gen_entry(moe_gen_t *g, const moe_step_entry_t *e);
 static void moe_gen_echo(moe_gen_t *g, moe_gen_job_t *j,
     const moe_step_entry_t *e);
-static int moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
+static moe_gen_row_t moe_gen_row(const moe_gen_t *g, const float *logits,
+    uint32_t i);
+static int moe_gen_sample(moe_gen_t *g, moe_gen_job_t *j, moe_gen_row_t row,
+    uint32_t pos, uint32_t *id);
+static int moe_gen_draws_memory(moe_gen_t *g, uint32_t max_out);
+static int moe_gen_draws(moe_gen_t *g, const moe_step_t *step,
+    moe_err_t *err);
+static int moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, moe_gen_row_t row,
     uint32_t pos);
 static uint32_t moe_gen_others(const moe_gen_t *g, const moe_step_t *step);
 static int moe_gen_draft_memory(moe_gen_t *g, const moe_sched_options_t *so);
 static int moe_gen_drafts(moe_gen_t *g, const moe_step_t *step,
     uint64_t began, uint64_t sampled, moe_err_t *err);
 static int moe_gen_draft_fits(moe_gen_t *g, const moe_gen_job_t *j);
-static void moe_gen_draft(moe_gen_t *g, moe_gen_job_t *j,
-    const float *logits);
+static void moe_gen_draft(moe_gen_t *g, moe_gen_job_t *j, moe_gen_row_t row);
 static void moe_gen_token_event(moe_gen_t *g, moe_gen_job_t *j,
-    const float *logits, uint32_t id, moe_finish_e finish);
+    moe_gen_row_t row, uint32_t id, moe_finish_e finish);
 static void moe_gen_last_event(moe_gen_t *g, moe_gen_job_t *j,
     moe_finish_e finish);
-static uint8_t *moe_gen_record(moe_gen_t *g, uint8_t *p, const float *logits,
+static uint8_t *moe_gen_record(moe_gen_t *g, uint8_t *p, moe_gen_row_t row,
     uint32_t id, uint32_t top);
 static void moe_gen_credit_check(moe_gen_t *g, moe_gen_job_t *j);
 static void moe_gen_end(moe_gen_t *g, moe_gen_job_t *j, uint32_t status,
@@ -174,12 +190,10 @@ moe_gen_create(moe_model_t *m, const moe_gen_options_t *o,
     }
 
     g->sampler = moe_sampler_new(g->vocab);
-    g->logits = malloc((size_t) so.max_out * g->vocab * sizeof(float));
-
     g->step_us = (uint64_t) o->step_ms * 1000;
     g->draft = moe_model_has_mtp(m) ? o->draft : MOE_DRAFT_OFF;
 
-    if (g->sampler == NULL || g->logits == NULL
+    if (g->sampler == NULL || moe_gen_draws_memory(g, so.max_out) != 0
         || moe_gen_draft_memory(g, &so) != 0)
     {
         moe_gen_destroy(g);
@@ -209,11 +223,26 @@ moe_gen_destroy(moe_gen_t *g)
     moe_sched_destroy(g->sched);
     moe_sampler_free(g->sampler);
     free(g->logits);
+    moe_gen_draws_free(&g->draws);
     free(g->draft_logits);
     free(g->draft_rows);
     free(g->draft_next);
     free(g->lives);
     free(g);
+}
+
+
+/* for draws on the device, or for logits */
+static int
+moe_gen_draws_memory(moe_gen_t *g, uint32_t max_out)
+{
+    if (!moe_model_can_draw(g->model)) {
+        g->logits = malloc((size_t) max_out * g->vocab * sizeof(float));
+
+        return g->logits != NULL ? 0 : -1;
+    }
+
+    return moe_gen_draws_init(&g->draws, max_out, moe_gen_context(g));
 }
 
 
@@ -226,12 +255,16 @@ moe_gen_draft_memory(moe_gen_t *g, const moe_sched_options_t *so)
         return g->lives != NULL ? 0 : -1;
     }
 
-    g->draft_logits = malloc((size_t) MOE_DRAFT_BATCH * g->vocab
-                             * sizeof(float));
+    if (g->logits != NULL) {
+        g->draft_logits = malloc((size_t) MOE_DRAFT_BATCH * g->vocab
+                                 * sizeof(float));
+    }
+
     g->draft_rows = malloc((size_t) so->step_tokens * sizeof(uint32_t));
     g->draft_next = malloc((size_t) so->step_tokens * sizeof(uint32_t));
 
-    return g->lives != NULL && g->draft_logits != NULL
+    return g->lives != NULL
+           && (g->draft_logits != NULL || g->logits == NULL)
            && g->draft_rows != NULL && g->draft_next != NULL ? 0 : -1;
 }
 
@@ -502,6 +535,10 @@ moe_gen_step(moe_gen_t *g, moe_err_t *err)
         moe_gen_started(g, step->entries[i].data);
     }
 
+    if (g->logits == NULL && moe_gen_draws(g, step, err) != 0) {
+        return -1;
+    }
+
     if (moe_model_step(g->model, &step->batch, g->logits, err) != 0) {
         return -1;
     }
@@ -629,13 +666,90 @@ moe_gen_started(moe_gen_t *g, moe_gen_job_t *j)
 }
 
 
+static moe_gen_row_t
+moe_gen_row(const moe_gen_t *g, const float *logits, uint32_t i)
+{
+    if (g->logits == NULL) {
+        return (moe_gen_row_t) { NULL, &g->draws.draws.out[i] };
+    }
+
+    return (moe_gen_row_t) { logits + (size_t) i * g->vocab, NULL };
+}
+
+
+static moe_history_t
+moe_gen_history(const moe_gen_job_t *j)
+{
+    const uint32_t  *ids;
+
+    ids = moe_seq_ids(j->seq);
+
+    return (moe_history_t) { .prompt = ids, .n_prompt = j->nprompt,
+                             .generated = ids + j->nprompt,
+                             .n_generated = j->ngen };
+}
+
+
+/* what moe_gen_entry() will ask for, before it is there */
+static int
+moe_gen_draws(moe_gen_t *g, const moe_step_t *step, moe_err_t *err)
+{
+    uint32_t                 i, k, n, to, first;
+    moe_history_t            h;
+    moe_gen_job_t           *j;
+    const uint32_t          *ids, *drafts;
+    const moe_step_entry_t  *e;
+
+    moe_gen_draws_begin(&g->draws, step->batch.nout);
+
+    for (i = 0; i < step->n; i++) {
+        e = &step->entries[i];
+        j = e->data;
+        ids = moe_seq_ids(j->seq);
+        n = e->pos + e->nrows;
+        first = n - e->nout;
+
+        for (to = j->echoed > 0 ? j->echoed : 1;
+             j->echo && to < j->nprompt && to <= n; to++)
+        {
+            moe_gen_draws_given(&g->draws, e->out + to - 1 - first, ids[to],
+                                j->top);
+        }
+
+        if (!e->last || j->max_tokens == 0) {
+            continue;
+        }
+
+        drafts = step->batch.ids + e->row + e->nrows - e->ndrafts;
+
+        h = moe_gen_history(j);
+
+        for (k = 0; k <= e->ndrafts; k++) {
+            if (moe_gen_draws_add(&g->draws,
+                                  e->out + e->nout - e->ndrafts - 1 + k,
+                                  g->sampler, &j->sampling, &h, drafts, k,
+                                  n - e->ndrafts + k, j->choice,
+                                  j->flags & MOE_JOB_LOGPROBS ? (int) j->top
+                                                              : -1, err)
+                != 0)
+            {
+                return -1;
+            }
+        }
+    }
+
+    moe_gen_draws_end(&g->draws, g->model);
+
+    return 0;
+}
+
+
 /* whether the job goes on */
 static int
 moe_gen_entry(moe_gen_t *g, const moe_step_entry_t *e)
 {
     int             rc;
-    uint32_t        pos;
-    const float    *logits;
+    uint32_t        pos, row;
     moe_gen_job_t  *j;
 
     j = e->data;
@@ -653,14 +767,15 @@ moe_gen_entry(moe_gen_t *g, const moe_step_entry_t *e)
         return 0;
     }
 
-    logits = g->logits
-             + (size_t) (e->out + e->nout - e->ndrafts - 1) * g->vocab;
+    row = e->out + e->nout - e->ndrafts - 1;
     pos = e->pos + e->nrows - e->ndrafts;
 
     /* a draft that is right has logits too */
-    while ((rc = moe_gen_token(g, j, logits, pos)) > 0) {
+    while ((rc = moe_gen_token(g, j, moe_gen_row(g, g->logits, row), pos))
+           > 0)
+    {
         g->stats.draft_accepted++;
-        logits += g->vocab;
+        row++;
         pos++;
     }
 
@@ -676,7 +791,6 @@ moe_gen_echo(moe_gen_t *g, moe_gen_job_t *j, const moe_step_entry_t *e)
     uint32_t         first, end, from, to;
     moe_lp_t         lp;
     moe_delta_t      d;
-    const float     *logits;
     const uint32_t  *ids;
 
     first = e->pos + e->nrows - e->nout;
@@ -694,9 +808,10 @@ moe_gen_echo(moe_gen_t *g, moe_gen_job_t *j, const moe_step_entry_t *e)
         for (to = from; to < end && to - from < MOE_GEN_ECHO; to++) {
 
             if (to > 0) {
-                logits = g->logits
-                         + (size_t) (e->out + to - 1 - first) * g->vocab;
-                p = moe_gen_record(g, p, logits, ids[to], j->top);
+                p = moe_gen_record(g, p,
+                                   moe_gen_row(g, g->logits,
+                                               e->out + to - 1 - first),
+                                   ids[to], j->top);
                 continue;
             }
 
@@ -721,31 +836,39 @@ moe_gen_echo(moe_gen_t *g, moe_gen_job_t *j, const moe_step_entry_t *e)
 }
 
 
+/* -1: no token can be drawn */
+static int
+moe_gen_sample(moe_gen_t *g, moe_gen_job_t *j, moe_gen_row_t row,
+    uint32_t pos, uint32_t *id)
+{
+    moe_history_t  h;
+
+    if (row.drawn != NULL) {
+        *id = row.drawn->id;
+        return row.drawn->none ? -1 : 0;
+    }
+
+    h = moe_gen_history(j);
+
+    return moe_sample(g->sampler, row.logits, &j->sampling, &h, pos,
+                      j->choice, id);
+}
+
+
 /*
  * Samples the id at position pos: 1 where it was drafted, so that the next
  * row's logits are its, 0 where it is to be computed, -1 at the job's end.
  */
 static int
-moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
+moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, moe_gen_row_t row,
     uint32_t pos)
 {
-    int              rc;
-    uint32_t         id;
-    uint64_t         now;
-    moe_finish_e     finish;
-    moe_history_t    h;
-    const uint32_t  *ids;
+    int           rc;
+    uint32_t      id;
+    uint64_t      now;
+    moe_finish_e  finish;
 
-    ids = moe_seq_ids(j->seq);
-
-    h.prompt = ids;
-    h.n_prompt = j->nprompt;
-    h.generated = ids + j->nprompt;
-    h.n_generated = j->ngen;
-
-    if (moe_sample(g->sampler, logits, &j->sampling, &h, pos, j->choice, &id)
-        != 0)
-    {
+    if (moe_gen_sample(g, j, row, pos, &id) != 0) {
         moe_gen_end(g, j, 500, "no token can be drawn");
         return -1;
     }
@@ -768,7 +891,7 @@ moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
     g->stats.completion_tokens++;
 
     finish = moe_gen_finished(g, j, id);
-    moe_gen_token_event(g, j, logits, id, finish);
+    moe_gen_token_event(g, j, row, id, finish);
 
     if (finish != MOE_FINISH_NONE) {
         moe_gen_end(g, j, 200, "");
@@ -778,6 +901,34 @@ moe_gen_token(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
     moe_gen_credit_check(g, j);
 
     return rc;
+}
+
+
+/* drafts are of the ids that follow on what is known */
+static int
+moe_gen_draft_draws(moe_gen_t *g, moe_gen_job_t **jobs, uint32_t n,
+    moe_err_t *err)
+{
+    uint32_t       i;
+    moe_history_t  h;
+
+    moe_gen_draws_begin(&g->draws, n);
+
+    for (i = 0; i < n; i++) {
+        h = moe_gen_history(jobs[i]);
+
+        if (moe_gen_draws_add(&g->draws, i, g->sampler, &jobs[i]->sampling,
+                              &h, NULL, 0, moe_seq_len(jobs[i]->seq),
+                              jobs[i]->choice, -1, err)
+            != 0)
+        {
+            return -1;
+        }
+    }
+
+    moe_gen_draws_end(&g->draws, g->model);
+
+    return 0;
 }
 
 
@@ -838,6 +989,10 @@ moe_gen_drafts(moe_gen_t *g, const moe_step_t *step, uint64_t began,
         }
     }
 
+    if (g->logits == NULL && moe_gen_draft_draws(g, jobs, d.nout, err) != 0) {
+        return -1;
+    }
+
     if (moe_model_draft(g->model, &step->batch, &d, g->draft_logits, err)
         != 0)
     {
@@ -845,7 +1000,7 @@ moe_gen_drafts(moe_gen_t *g, const moe_step_t *step, uint64_t began,
     }
 
     for (i = 0; i < d.nout; i++) {
-        moe_gen_draft(g, jobs[i], g->draft_logits + (size_t) i * g->vocab);
+        moe_gen_draft(g, jobs[i], moe_gen_row(g, g->draft_logits, i));
     }
 
     if (!prefill) {
@@ -872,23 +1027,11 @@ moe_gen_draft_fits(moe_gen_t *g, const moe_gen_job_t *j)
  * where both distributions are alike, so are the two ids.
  */
 static void
-moe_gen_draft(moe_gen_t *g, moe_gen_job_t *j, const float *logits)
+moe_gen_draft(moe_gen_t *g, moe_gen_job_t *j, moe_gen_row_t row)
 {
-    uint32_t         i, id, len;
-    moe_history_t    h;
-    const uint32_t  *ids;
+    uint32_t  i, id;
 
-    ids = moe_seq_ids(j->seq);
-    len = moe_seq_len(j->seq);
-
-    h.prompt = ids;
-    h.n_prompt = j->nprompt;
-    h.generated = ids + j->nprompt;
-    h.n_generated = j->ngen;
-
-    if (moe_sample(g->sampler, logits, &j->sampling, &h, len, j->choice, &id)
-        != 0)
-    {
+    if (moe_gen_sample(g, j, row, moe_seq_len(j->seq), &id) != 0) {
         return;
     }
 
@@ -903,7 +1046,7 @@ moe_gen_draft(moe_gen_t *g, moe_gen_job_t *j, const float *logits)
 
 
 static void
-moe_gen_token_event(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
+moe_gen_token_event(moe_gen_t *g, moe_gen_job_t *j, moe_gen_row_t row,
     uint32_t id, moe_finish_e finish)
 {
     uint8_t      *p;
@@ -918,7 +1061,7 @@ moe_gen_token_event(moe_gen_t *g, moe_gen_job_t *j, const float *logits,
     d.ids = &id;
 
     if (j->flags & MOE_JOB_LOGPROBS) {
-        p = moe_gen_record(g, g->lp, logits, id, j->top);
+        p = moe_gen_record(g, g->lp, row, id, j->top);
         d.nlp = 1;
         d.lp = g->lp;
         d.lp_size = (uint32_t) (p - g->lp);
@@ -947,13 +1090,20 @@ moe_gen_last_event(moe_gen_t *g, moe_gen_job_t *j, moe_finish_e finish)
 
 
 static uint8_t *
-moe_gen_record(moe_gen_t *g, uint8_t *p, const float *logits, uint32_t id,
+moe_gen_record(moe_gen_t *g, uint8_t *p, moe_gen_row_t row, uint32_t id,
     uint32_t top)
 {
     uint32_t  i;
     moe_lp_t  lp;
 
-    moe_logprobs(g->sampler, logits, id, top, &g->logprobs);
+    if (row.drawn != NULL) {
+        g->logprobs.logprob = row.drawn->logprob;
+        g->logprobs.n_top = row.drawn->ntop;
+        memcpy(g->logprobs.top, row.drawn->top, sizeof(row.drawn->top));
+
+    } else {
+        moe_logprobs(g->sampler, row.logits, id, top, &g->logprobs);
+    }
 
     memset(&lp, 0, sizeof(lp));
     lp.id = id;

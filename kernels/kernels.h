@@ -26,6 +26,7 @@
 
 #include "base/err.h"
 #include "kernels/cpu/pool.h"
+#include "kernels/sampling.h"
 
 
 enum {
@@ -293,6 +294,17 @@ typedef struct {
 } moe_combine_t;
 
 
+/* one token of each draw's row, see model/sampler.h */
+typedef struct {
+    float             *logits;      /* rows of vocab; the same again after it */
+    uint32_t           vocab;
+    uint32_t           n;
+    const moe_draw_t  *draws;       /* [n], each of a row of its own */
+    moe_edit_t        *edits;
+    moe_drawn_t       *out;         /* [n] */
+} moe_sample_t;
+
+
 typedef struct {
     const char          *name;      /* "plain", "avx2", "avx512", "cuda" */
     const char          *set;       /* backends of one set give equal bits */
@@ -384,6 +396,9 @@ typedef struct {
     /* index of the largest of each row, the lowest of equals */
     void (*argmax)(const moe_kctx_t *c, const float *x, size_t ldx,
                    uint32_t nrows, uint32_t n, uint32_t *out);
+
+    /* NULL: logits are sampled by the process */
+    void (*sample)(const moe_kctx_t *c, const moe_sample_t *op);
 } moe_kernels_t;
 
 

@@ -3,9 +3,10 @@
  * common, pure functions and the records that a device is given.
  *
  * Weights are whole numbers: e^((logit - best) / temperature) in 2^-41, to the
- * nearest.  So sums over a vocabulary are exact and have no order, and a
- * token that is 2^-42 as likely as the best one is not drawn at all.  A random
- * number of 53 bits is a place among the sum of all weights.
+ * nearest.  So sums over a vocabulary, of at most 2^22, are below 2^64, exact
+ * and have no order, and a token that is 2^-42 as likely as the best one is not
+ * drawn at all.  A random number of 53 bits is a place among the sum of all
+ * weights.
  */
 
 #ifndef MOE_SAMPLING_H
@@ -29,7 +30,7 @@
 
 enum {
     MOE_MAX_TOP_LOGPROBS = 20,
-    MOE_WEIGHT_BITS = 41        /* times at most 2^22 tokens is below 2^63 */
+    MOE_EDITS = 3               /* of one id, of each kind one */
 };
 
 

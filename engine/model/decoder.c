@@ -303,14 +303,86 @@ head(moe_model_t *m, const moe_batch_t *b, float *logits, moe_err_t *err)
 }
 
 
+/* draws [n] of rows whose logits are in mem.vocab, from row first on; results
+ * behind those of the draws before */
+static void
+sample(moe_model_t *m, uint32_t at, uint32_t n, uint32_t first)
+{
+    uint32_t            i, base;
+    moe_draw_t         *draws;
+    moe_sample_t        op;
+    const moe_draws_t  *d;
+
+    d = m->draws;
+    draws = d->draws + at;
+    base = draws[0].first;
+
+    for (i = 0; i < n; i++) {
+        draws[i].row -= first;
+        draws[i].first -= base;
+    }
+
+    m->kernels->memory->put(m->kctx.device, m->mem.draws, draws,
+                            n * sizeof(moe_draw_t));
+    i = draws[n - 1].first + draws[n - 1].nedits;
+
+    if (i != 0) {
+        m->kernels->memory->put(m->kctx.device, m->mem.edits,
+                                d->edits + base, i * sizeof(moe_edit_t));
+    }
+
+    op = (moe_sample_t) {
+        .logits = m->mem.vocab,
+        .vocab = m->head.n,
+        .n = n,
+        .draws = m->mem.draws,
+        .edits = m->mem.edits,
+        .out = m->mem.drawn + at
+    };
+
+    m->kernels->sample(&m->kctx, &op);
+}
+
+
+/* draws of the rows that have logits in mem.vocab, as many at a time as there
+ * is memory for edits of */
+static void
+sample_rows(moe_model_t *m, uint32_t *done, uint32_t first, uint32_t nrows)
+{
+    uint32_t            at, n;
+    uint64_t            edits;
+    const moe_draws_t  *d;
+
+    d = m->draws;
+
+    for (at = *done; at < d->n && d->draws[at].row < first + nrows; at += n) {
+        edits = 0;
+
+        for (n = 0; at + n < d->n && d->draws[at + n].row < first + nrows;
+             n++)
+        {
+            edits += d->draws[at + n].nedits;
+            if (n != 0 && edits > MOE_EDITS * (uint64_t) m->cfg.vocab) {
+                break;
+            }
+        }
+
+        sample(m, at, n, first);
+    }
+
+    *done = at;
+}
+
+
 int
 moe_decoder_logits(moe_model_t *m, float *logits, moe_err_t *err)
 {
     size_t               hidden, vocab;
-    uint32_t             r, n;
+    uint32_t             r, n, drawn;
     moe_matmul_t         part;
     const moe_memory_t  *memory;
 
+    drawn = 0;
     memory = m->kernels->memory;
     hidden = (size_t) m->cfg.hidden;
     vocab = m->head.n;
@@ -328,6 +400,11 @@ moe_decoder_logits(moe_model_t *m, float *logits, moe_err_t *err)
                         m->mem.vocab, 0);
         m->kernels->matmul(&m->kctx, &part, 1);
 
+        if (m->draws != NULL) {
+            sample_rows(m, &drawn, r, n);
+            continue;
+        }
+
         if (memory->get(m->kctx.device, logits + r * vocab, m->mem.vocab,
                         n * vocab * sizeof(float), err) != 0)
         {
@@ -335,5 +412,10 @@ moe_decoder_logits(moe_model_t *m, float *logits, moe_err_t *err)
         }
     }
 
-    return 0;
+    if (drawn == 0) {
+        return 0;
+    }
+
+    return memory->get(m->kctx.device, m->draws->out, m->mem.drawn,
+                       drawn * sizeof(moe_drawn_t), err);
 }

@@ -114,7 +114,10 @@ typedef struct {
     float         *ffn_up;
     float         *shared_scale;    /* [1] */
     float         *vocab;           /* [vocab] of MOE_HEAD_ROWS at most; with
-                                     * a device alone */
+                                     * a device alone, as what follows */
+    moe_draw_t    *draws;           /* [1] of MOE_HEAD_ROWS at most */
+    moe_drawn_t   *drawn;           /* [1] */
+    moe_edit_t    *edits;           /* MOE_EDITS * vocab in all */
     uint8_t       *quant;           /* rows for packed weights */
     size_t         quant_size;
 
@@ -173,6 +176,7 @@ struct moe_model_s {
     uint32_t              nrows;    /* left in it */
     uint32_t              nspans;
     uint32_t              nhidden;  /* rows in mem.h */
+    const moe_draws_t    *draws;    /* NULL: logits are wanted */
     uint64_t              late;
 
     uint8_t               fingerprint[32];

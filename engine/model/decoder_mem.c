@@ -184,6 +184,10 @@ lay_out(moe_model_t *m, arena_t *a)
     if (m->kernels->memory != NULL) {
         mem->vocab = carve_all(a, r < MOE_HEAD_ROWS ? r : MOE_HEAD_ROWS,
                                (size_t) c->vocab * f);
+        mem->draws = carve_all(a, MOE_HEAD_ROWS, sizeof(moe_draw_t));
+        mem->drawn = carve_all(a, r, sizeof(moe_drawn_t));
+        mem->edits = carve_all(a, MOE_EDITS * (size_t) c->vocab,
+                               sizeof(moe_edit_t));
     }
 
     mem->quant_size = r * quant_bytes(m);

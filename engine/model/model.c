@@ -349,6 +349,20 @@ moe_model_set_draft(moe_model_t *m, int on)
 }
 
 
+int
+moe_model_can_draw(const moe_model_t *m)
+{
+    return m->kernels->memory != NULL && m->kernels->sample != NULL;
+}
+
+
+void
+moe_model_set_draws(moe_model_t *m, const moe_draws_t *draws)
+{
+    m->draws = draws;
+}
+
+
 uint32_t
 moe_model_max_rows(const moe_model_t *m)
 {

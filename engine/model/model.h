@@ -21,6 +21,7 @@
 
 #include "base/err.h"
 #include "ep/exchange.h"
+#include "kernels/sampling.h"
 #include "model/config.h"
 
 
@@ -214,6 +215,25 @@ int moe_model_has_mtp(const moe_model_t *m);
 /* Whether the next steps are to be followed by moe_model_draft(), as at first
  * they are where the model has an MTP layer; steps that are not are faster. */
 void moe_model_set_draft(moe_model_t *m, int on);
+
+/*
+ * Draws on the device, in place of logits: one for each row that logits are
+ * wanted of, in their order (row i is draw i's).
+ */
+typedef struct {
+    uint32_t           n;
+    moe_draw_t        *draws;   /* [n] written to by the step */
+    const moe_edit_t  *edits;   /* those of draws, in their order */
+    moe_drawn_t       *out;     /* [n] */
+} moe_draws_t;
+
+/* whether draws can be made, which is where logits are not in this process's
+ * memory */
+int moe_model_can_draw(const moe_model_t *m);
+
+/* What the next steps and drafts are to give, caller's memory; NULL, as at
+ * first: logits. */
+void moe_model_set_draws(moe_model_t *m, const moe_draws_t *draws);
 
 /* Which ranks did not answer in the last step, as a set; 0 if it did not fail
  * for that. */

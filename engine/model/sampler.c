@@ -1,3 +1,4 @@
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -309,21 +310,29 @@ moe_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 }
 
 
-/* appends to the chain of an id that is in the vocabulary */
+/* the one of this kind of an id that is in the vocabulary; kinds come in
+ * order, so that it is the last of the id's chain */
 static moe_edit_t *
 edit(moe_sampler_t *s, uint32_t id, moe_edit_e kind, moe_edit_t *edits,
     uint32_t *n)
 {
+    uint32_t     last;
     moe_edit_t  *e;
+
+    last = s->at[id];
+
+    if (last != 0 && edits[last - 1].kind == kind) {
+        return &edits[last - 1];
+    }
 
     e = &edits[*n];
     memset(e, 0, sizeof(*e));
     e->id = id;
     e->kind = kind;
-    e->head = s->at[id] == 0;
+    e->head = last == 0;
 
-    if (!e->head) {
-        edits[s->at[id] - 1].next = *n;
+    if (last != 0) {
+        edits[last - 1].next = *n;
     }
 
     s->at[id] = ++*n;
@@ -332,19 +341,10 @@ edit(moe_sampler_t *s, uint32_t id, moe_edit_e kind, moe_edit_t *edits,
 }
 
 
-/* an id has one, which is the last of its chain */
-static moe_edit_t *
-penalty(moe_sampler_t *s, uint32_t id, moe_edit_t *edits, uint32_t *n)
+static float
+bounded(float x)
 {
-    uint32_t  last;
-
-    last = s->at[id];
-
-    if (last != 0 && edits[last - 1].kind == MOE_EDIT_PENALTY) {
-        return &edits[last - 1];
-    }
-
-    return edit(s, id, MOE_EDIT_PENALTY, edits, n);
+    return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x;
 }
 
 
@@ -353,6 +353,13 @@ has_penalties(const moe_sampling_t *p)
 {
     return p->repetition_penalty != 1 || p->frequency_penalty != 0
            || p->presence_penalty != 0;
+}
+
+
+static double
+least_of(const moe_sampling_t *p)
+{
+    return p->min_p > 0 ? moe_dlog(p->min_p) : -INFINITY;
 }
 
 
@@ -369,8 +376,9 @@ uint32_t
 moe_sampler_edit(moe_sampler_t *s, const moe_sampling_t *p,
     const moe_history_t *h, moe_edit_t *edits)
 {
-    int       penalties;
-    uint32_t  i, n;
+    int          penalties;
+    uint32_t     i, n;
+    moe_edit_t  *e;
 
     n = 0;
     penalties = has_penalties(p);
@@ -383,21 +391,21 @@ moe_sampler_edit(moe_sampler_t *s, const moe_sampling_t *p,
 
     for (i = 0; i < p->n_bias; i++) {
         if (p->bias[i].id < s->vocab) {
-            edit(s, p->bias[i].id, MOE_EDIT_BIAS, edits, &n)->value
-                = p->bias[i].bias;
+            e = edit(s, p->bias[i].id, MOE_EDIT_BIAS, edits, &n);
+            e->value = bounded(e->value + p->bias[i].bias);
         }
     }
 
     for (i = 0; penalties && i < h->n_generated; i++) {
         if (h->generated[i] < s->vocab) {
-            penalty(s, h->generated[i], edits, &n)->count++;
+            edit(s, h->generated[i], MOE_EDIT_PENALTY, edits, &n)->count++;
         }
     }
 
     /* an id of the prompt alone is in the answer no times */
     for (i = 0; penalties && i < h->n_prompt; i++) {
         if (h->prompt[i] < s->vocab) {
-            (void) penalty(s, h->prompt[i], edits, &n);
+            (void) edit(s, h->prompt[i], MOE_EDIT_PENALTY, edits, &n);
         }
     }
 
@@ -406,6 +414,26 @@ moe_sampler_edit(moe_sampler_t *s, const moe_sampling_t *p,
     }
 
     return n;
+}
+
+
+void
+moe_sampler_draw(moe_sampler_t *s, const moe_sampling_t *p,
+    const moe_history_t *h, uint64_t position, uint32_t choice,
+    moe_edit_t *edits, moe_draw_t *d)
+{
+    memset(d, 0, sizeof(*d));
+
+    d->given = UINT32_MAX;
+    d->random = moe_random(p->seed, position, choice);
+    d->scale = p->temperature < MOE_TEMPERATURE_MIN ? 0 : 1 / p->temperature;
+    d->least = least_of(p);
+    d->top_p = p->top_p;
+    d->top_k = p->top_k > 0 ? (uint32_t) p->top_k : 0;
+    d->repetition = p->repetition_penalty;
+    d->frequency = p->frequency_penalty;
+    d->presence = p->presence_penalty;
+    d->nedits = moe_sampler_edit(s, p, h, edits);
 }
 
 
@@ -461,7 +489,7 @@ sampler_candidates(moe_sampler_t *s, const moe_sampling_t *p, float best)
     const float  *logits;
 
     scale = 1 / p->temperature;
-    least = p->min_p > 0 ? moe_dlog(p->min_p) : -INFINITY;
+    least = least_of(p);
 
     ids = s->ids;
     logits = s->logits;

@@ -44,7 +44,7 @@ typedef struct {
                                            * min_tokens were generated */
     uint32_t                  n_stop_ids;
     uint32_t                  n_bias;
-    const moe_logit_bias_t   *bias;       /* ids that repeat add up; ids past
+    const moe_logit_bias_t   *bias;       /* those of one id add up; ids past
                                            * the vocabulary are ignored */
     uint64_t                  seed;
 } moe_sampling_t;
@@ -98,11 +98,20 @@ uint32_t moe_argmax(const float *logits, uint32_t vocab);
 
 /*
  * What a request and its ids so far change in the logits: at most
- * moe_sampler_edits() records into edits; returns how many.
+ * moe_sampler_edits() records into edits, at most MOE_EDITS of an id; returns
+ * how many.
  */
 uint32_t moe_sampler_edits(const moe_sampling_t *p, const moe_history_t *h);
 uint32_t moe_sampler_edit(moe_sampler_t *s, const moe_sampling_t *p,
     const moe_history_t *h, moe_edit_t *edits);
+
+/*
+ * What a device needs to draw what moe_sample() would: edits as above, the
+ * draw but for its row, its first edit and log-probabilities.
+ */
+void moe_sampler_draw(moe_sampler_t *s, const moe_sampling_t *p,
+    const moe_history_t *h, uint64_t position, uint32_t choice,
+    moe_edit_t *edits, moe_draw_t *d);
 
 /* 53 bits of the generator below. */
 uint64_t moe_random(uint64_t seed, uint64_t position, uint32_t choice);

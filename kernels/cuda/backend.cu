@@ -163,7 +163,8 @@ static constexpr moe_kernels_t  table = {
     .add = cuda_add,
     .probe_int8 = NULL,
     .probe_read = NULL,
-    .argmax = cuda_argmax
+    .argmax = cuda_argmax,
+    .sample = cuda_sample
 };
 
 

@@ -300,6 +300,18 @@ __shfl_xor_sync(unsigned mask, T v, int x)
 }
 
 
+inline unsigned long long
+atomicAdd(unsigned long long *p, unsigned long long v)
+{
+    unsigned long long  was;
+
+    was = *p;
+    *p = was + v;
+
+    return was;
+}
+
+
 inline int
 __dp4a(int a, int b, int c)
 {

@@ -11,6 +11,7 @@
 #include "kernels_test.h"
 
 #include "kernels/cpu/packed.h"
+#include "model/sampler.h"
 
 
 enum { MAX_TAKEN = 400 };
@@ -1099,6 +1100,183 @@ test_argmax(void **state)
 }
 
 
+/* a few values only at times, so that ties are common; some are no numbers */
+static float *
+random_logits(uint32_t n)
+{
+    float     *x;
+    uint32_t   i, kind;
+
+    x = malloc(n * sizeof(float));
+    kind = below(4);
+
+    for (i = 0; i < n; i++) {
+        x[i] = kind == 0 ? (float) below(7) - 3
+               : kind == 1 ? 0.1f * random_float() : 12 * random_float();
+    }
+
+    for (i = 0; i < below(6); i++) {
+        x[below(n)] = i % 3 == 0 ? NAN : i % 3 == 1 ? -INFINITY : -0.0f;
+    }
+
+    if (below(20) == 0) {
+        x[below(n)] = INFINITY;
+        x[below(n)] = 3e38f;
+    }
+
+    return x;
+}
+
+
+typedef struct {
+    moe_sampling_t     p;
+    moe_history_t      h;
+    moe_logit_bias_t   bias[6];
+    uint32_t           stops[3];
+    uint32_t           prompt[50];
+    uint32_t           generated[50];
+} request_t;
+
+
+static void
+random_request(request_t *r, uint32_t vocab, const float *logits)
+{
+    uint32_t  i;
+
+    memset(r, 0, sizeof(*r));
+    moe_sampling_init(&r->p);
+    r->p.seed = (uint64_t) random_u32() << 32 | random_u32();
+    r->p.temperature = below(8) == 0 ? 0 : 0.05 + below(300) / 100.0;
+    r->p.top_p = below(2) ? below(101) / 100.0 : 1;
+    r->p.top_k = below(2) ? (int) below(70) - 1 : 0;
+    r->p.min_p = below(3) == 0 ? 0.0001 + below(1000) / 1000.0 : 0;
+
+    if (below(2)) {
+        r->p.repetition_penalty = 0.5 + below(20) / 10.0;
+        r->p.frequency_penalty = below(41) / 10.0 - 2;
+        r->p.presence_penalty = below(41) / 10.0 - 2;
+    }
+
+    for (i = 0; i < 50; i++) {
+        r->prompt[i] = below(vocab + 3);
+        r->generated[i] = below(vocab < 30 ? vocab : 30);
+    }
+
+    for (i = 0; i < 6; i++) {
+        r->bias[i].id = below(below(2) ? vocab + 2 : 8);
+        r->bias[i].bias = (float) below(201) - 100;
+    }
+
+    r->stops[0] = moe_argmax(logits, vocab);
+    r->stops[1] = r->stops[0];
+    r->stops[2] = below(vocab + 5);
+
+    r->p.bias = r->bias;
+    r->p.n_bias = below(3) ? 0 : 6;
+    r->p.stop_ids = r->stops;
+    r->p.n_stop_ids = 3;
+    r->p.min_tokens = below(30);
+    r->h = (moe_history_t) { r->prompt, r->generated, below(50), below(50) };
+}
+
+
+/* draws of some rows, and the device's */
+static void
+sample_once(uint32_t vocab, uint32_t n)
+{
+    float           *x[8], *rows, *back;
+    uint32_t         i, j, id, nedits, ok;
+    request_t        r[8];
+    moe_draw_t       draws[8];
+    moe_edit_t      *edits;
+    moe_drawn_t      out[8];
+    moe_sampler_t   *s;
+    moe_logprobs_t   lp;
+    moe_sample_t     op;
+
+    s = moe_sampler_new(vocab);
+    edits = malloc(8 * 120 * sizeof(moe_edit_t));
+    rows = malloc((size_t) n * vocab * sizeof(float));
+    back = malloc((size_t) n * vocab * sizeof(float));
+    nedits = 0;
+
+    for (i = 0; i < n; i++) {
+        x[i] = random_logits(vocab);
+        memcpy(rows + (size_t) (n - 1 - i) * vocab, x[i], vocab * 4);
+        random_request(&r[i], vocab, x[i]);
+        moe_sampler_draw(s, &r[i].p, &r[i].h, 77 + i, i, edits + nedits,
+                         &draws[i]);
+        draws[i].row = n - 1 - i;
+        draws[i].first = nedits;
+        draws[i].logprobs = below(4) != 0;
+        draws[i].ntop = below(21);
+        draws[i].given = below(6) ? UINT32_MAX : below(vocab);
+        nedits += draws[i].nedits;
+    }
+
+    op = (moe_sample_t) { .logits = up(rows, (size_t) n * vocab * 4),
+                          .vocab = vocab, .n = n,
+                          .draws = up(draws, n * sizeof(moe_draw_t)),
+                          .edits = up(edits, (nedits + 1)
+                                             * sizeof(moe_edit_t)),
+                          .out = take(n * sizeof(moe_drawn_t)) };
+    gpu->sample(&device, &op);
+    down(out, op.out, n * sizeof(moe_drawn_t));
+    down(back, op.logits, (size_t) n * vocab * 4);
+    assert_memory_equal(rows, back, (size_t) n * vocab * 4);
+
+    for (i = 0; i < n; i++) {
+        ok = draws[i].given != UINT32_MAX
+             || moe_sample(s, x[i], &r[i].p, &r[i].h, 77 + i, i, &id) == 0;
+        id = draws[i].given != UINT32_MAX ? draws[i].given : id;
+        assert_int_equal(out[i].none, !ok);
+
+        if (ok && out[i].id != id) {
+            fail_msg("sample: %u of %u, not %u; top_k %d, top_p %g, min_p %g",
+                     out[i].id, vocab, id, r[i].p.top_k, r[i].p.top_p,
+                     r[i].p.min_p);
+        }
+
+        if (ok && draws[i].logprobs) {
+            moe_logprobs(s, x[i], id, draws[i].ntop, &lp);
+            assert_memory_equal(&lp.logprob, &out[i].logprob, 4);
+            assert_int_equal(lp.n_top, out[i].ntop);
+
+            for (j = 0; j < lp.n_top; j++) {
+                assert_int_equal(lp.top[j].id, out[i].top[j].id);
+                assert_memory_equal(&lp.top[j].logprob,
+                                    &out[i].top[j].logprob, 4);
+            }
+        }
+
+        free(x[i]);
+    }
+
+    free(edits);
+    free(rows);
+    free(back);
+    moe_sampler_free(s);
+    end();
+}
+
+
+static void
+test_sample(void **state)
+{
+    uint32_t  i;
+
+    need_device();
+
+    for (i = 0; i < 40 * rounds; i++) {
+        sample_once(1 + below(i % 2 ? 40 : 3000), 1 + below(8));
+    }
+
+    for (i = 0; i < (large ? 20u : 2u); i++) {
+        sample_once(100000 + below(31073), large ? 8 : 2);
+    }
+}
+
+
 typedef struct {
     moe_kv_t      host;
     moe_kv_t      device;
@@ -1278,7 +1456,8 @@ main(void)
         cmocka_unit_test(test_combine),
         cmocka_unit_test(test_route),
         cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_argmax)
+        cmocka_unit_test(test_argmax),
+        cmocka_unit_test(test_sample)
     };
 
     return cmocka_run_group_tests_name("cuda", tests, cuda_setup,

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "gen.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
 
@@ -262,6 +263,138 @@ test_drafts(void **state)
 }
 
 
+/* all events of a job, one after the other */
+typedef struct {
+    uint8_t   data[1 << 16];
+    size_t    n;
+} events_t;
+
+
+static void
+on_started(void *ctx, uint64_t tag, const moe_started_t *s)
+{
+}
+
+
+static void
+on_delta(void *ctx, uint64_t tag, const moe_delta_t *d)
+{
+    events_t  *e;
+
+    e = (events_t *) ctx + tag;
+    assert_true(e->n + d->nids * 4 + d->lp_size <= sizeof(e->data));
+    memcpy(e->data + e->n, d->ids, d->nids * 4);
+    memcpy(e->data + e->n + d->nids * 4, d->lp, d->lp_size);
+    e->n += d->nids * 4 + d->lp_size;
+}
+
+
+static void
+on_end(void *ctx, uint64_t tag, const moe_end_t *end)
+{
+    events_t  *e;
+
+    e = (events_t *) ctx + tag;
+    memcpy(e->data + e->n, &end->status, sizeof(end->status));
+    e->n += sizeof(end->status);
+}
+
+
+enum { JOBS = 3 };
+
+
+/* what several jobs at once are answered, each with other wishes; logits of
+ * one set of kernels are sampled by the process, those of the other on the
+ * device */
+static void
+answer(const char *kernels, moe_draft_e draft, events_t *e)
+{
+    int                          rc;
+    uint32_t                     i, ids[20], eos;
+    moe_err_t                    err;
+    moe_gen_t                   *g;
+    moe_job_t                    job;
+    moe_bias_t                   bias[2] = { { 70, 4 }, { 70, -1.5f } };
+    moe_model_t                 *m;
+    moe_gen_options_t            o = { .draft = draft, .step_tokens = 32,
+                                       .prefill_chunk = 3 };
+    static const moe_gen_sink_t  sink = { on_started, on_delta, on_end };
+
+    memset(e, 0, JOBS * sizeof(events_t));
+    m = open_model("models/demo", kernels, MOE_KV_F32, 1);
+    g = moe_gen_create(m, &o, &sink, e, &err);
+    assert_non_null(g);
+    assert_int_equal(moe_model_can_draw(m), strcmp(kernels, "plain") != 0);
+    eos = 1;
+
+    for (i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+        ids[i] = id_at(m, 3, i);
+    }
+
+    for (i = 0; i < JOBS; i++) {
+        memset(&job, 0, sizeof(job));
+        job.kind = MOE_JOB_IDS;
+        job.n = 1;
+        job.seed = 90 + i;
+        job.max_tokens = 4 + i;
+        job.credit = UINT32_MAX;
+        job.temperature = i ? 1.3f : 0.0f;
+        job.top_p = i == 1 ? 0.8f : 1.0f;
+        job.top_k = i == 2 ? 12 : 0;
+        job.min_p = i == 2 ? 0.02f : 0.0f;
+        job.repetition = i == 1 ? 1.2f : 1.0f;
+        job.frequency = i == 2 ? 0.7f : 0.0f;
+        job.flags = i == 0 ? MOE_JOB_LOGPROBS | MOE_JOB_ECHO
+                    : i == 1 ? MOE_JOB_LOGPROBS : 0;
+        job.top_logprobs = 3;
+        job.bias = bias;
+        job.nbias = i == 1 ? 2 : 0;
+        job.nprompts = 1;
+        job.prompts[0].is_ids = 1;
+        job.prompts[0].n = 4 + 2 * i;
+        job.prompts[0].data = ids + i;
+        job.stop_ids = &eos;
+        job.nstop_ids = 1;
+        job.min_tokens = 3;
+        assert_non_null(moe_gen_submit(g, &job, i));
+    }
+
+    while ((rc = moe_gen_step(g, &err)) > 0) { /* void */ }
+
+    assert_int_equal(rc, 0);
+    moe_gen_destroy(g);
+    moe_model_close(m);
+}
+
+
+static void
+test_answers(void **state)
+{
+    uint32_t     i;
+    events_t    *want, *is;
+    moe_draft_e  d;
+
+    need_device();
+    want = malloc(JOBS * sizeof(events_t));
+    is = malloc(JOBS * sizeof(events_t));
+
+    answer("plain", MOE_DRAFT_OFF, want);
+
+    for (d = MOE_DRAFT_OFF; d <= MOE_DRAFT_ALWAYS; d++) {
+        answer("cuda", d, is);
+
+        for (i = 0; i < JOBS; i++) {
+            assert_true(want[i].n >= 3 * 4);
+            assert_int_equal(is[i].n, want[i].n);
+            assert_memory_equal(is[i].data, want[i].data, want[i].n);
+        }
+    }
+
+    free(want);
+    free(is);
+}
+
+
 /* what a device cannot have is said, and nothing is lost */
 static void
 test_too_much(void **state)
@@ -285,6 +418,7 @@ main(void)
         cmocka_unit_test(test_models),
         cmocka_unit_test(test_more_pages),
         cmocka_unit_test(test_drafts),
+        cmocka_unit_test(test_answers),
         cmocka_unit_test(test_too_much)
     };
 

@@ -72,6 +72,7 @@ static void
 naive_logits(const float *logits, const moe_sampling_t *p,
     const moe_history_t *h)
 {
+    float     bias;
     double    x;
     uint32_t  i, j, n, seen;
 
@@ -84,11 +85,11 @@ naive_logits(const float *logits, const moe_sampling_t *p,
             }
         }
 
-        for (j = 0; j < p->n_bias; j++) {
-            if (p->bias[j].id == i) {
-                x = (float) (x + (double) p->bias[j].bias);
-            }
+        for (j = 0, bias = 0; j < p->n_bias; j++) {
+            bias += p->bias[j].id == i ? p->bias[j].bias : 0;
         }
+
+        x = (float) (x + (double) bias);
 
         n = 0;
         seen = 0;
