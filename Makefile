@@ -50,7 +50,7 @@ $(BUILD)/moe-engine: $(BUILD)/obj/engine/main.o $(LIB)
 	@echo "  LD   $@"
 	$(Q)$(CC) -o $@ $^ $(LDFLAGS) $(LDLIBS_)
 
-#: make mpi           build/moe_mpi.so, for ranks on several hosts (Open MPI)
+#: make mpi           build/moe_mpi.so, for ranks on several hosts (MPICC=mpicc)
 MPICC ?= mpicc
 MPI    = $(BUILD)/moe_mpi.so
 

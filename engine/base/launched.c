@@ -93,6 +93,14 @@ moe_launched(moe_launched_t *l)
     {
         job_of(l, "PMIX_NAMESPACE", NULL);
 
+    /* MPICH's starter, which has no name for a job: all of a host have the
+     * same parent.  It may itself run in a step of Slurm's */
+    } else if (number("PMI_SIZE", &l->size) == 0
+               && number("MPI_LOCALRANKID", &l->local_rank) == 0
+               && number("MPI_LOCALNRANKS", &l->local_size) == 0)
+    {
+        snprintf(l->job, sizeof(l->job), "%ld", (long) getppid());
+
     /* a batch script's own processes are no step's tasks */
     } else if (getenv("SLURM_STEP_ID") != NULL
                && number("SLURM_STEP_NUM_TASKS", &l->size) == 0

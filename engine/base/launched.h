@@ -1,5 +1,6 @@
 /*
- * launched: what mpirun or srun says to a process that it has started.
+ * launched: what a launcher says to a process that it has started: Open MPI's
+ * mpirun, MPICH's mpiexec, Slurm's srun.
  */
 
 #ifndef MOE_LAUNCHED_H
@@ -17,8 +18,8 @@ typedef struct {
 } moe_launched_t;
 
 
-/* 1: one of several, or of one, that Open MPI's mpirun or Slurm's srun have
- * started; 0: this process is nobody's, as far as its environment says. */
+/* 1: one of several, or of one, that such a launcher has started; 0: this
+ * process is nobody's, as far as its environment says. */
 int moe_launched(moe_launched_t *l);
 
 /* Hosts that the job is on, where all have as many of its processes as this
