@@ -473,6 +473,33 @@ armed_combine(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
 }
 
 
+/* of a step in halves: with one half under way, and with both */
+
+
+static inline int
+armed_dispatch_send(moe_exchange_t *x, uint32_t half, uint32_t layer,
+    uint32_t nrows, const float *rows, const uint32_t *experts,
+    uint64_t deadline, uint64_t *late, moe_err_t *err)
+{
+    if (armed.stage == 0 && half == 1) {
+        armed.fate();
+    }
+
+    return armed.real->dispatch_send(x, half, layer, nrows, rows, experts,
+                                     deadline, late, err);
+}
+
+
+static inline int
+armed_combine_send(moe_exchange_t *x, uint32_t half, uint64_t deadline,
+    uint64_t *late, moe_err_t *err)
+{
+    armed.fate();
+
+    return armed.real->combine_send(x, half, deadline, late, err);
+}
+
+
 static inline void
 arm(moe_exchange_t *x, uint32_t stage, void (*fate)(void))
 {
@@ -481,6 +508,8 @@ arm(moe_exchange_t *x, uint32_t stage, void (*fate)(void))
     armed.ops.begin = armed_begin;
     armed.ops.dispatch = armed_dispatch;
     armed.ops.combine = armed_combine;
+    armed.ops.dispatch_send = armed_dispatch_send;
+    armed.ops.combine_send = armed_combine_send;
     armed.stage = stage;
     armed.fate = fate;
     x->ops = &armed.ops;
