@@ -13,10 +13,12 @@ struct moe_parcel_item_s {
     uint32_t  at;           /* row of the work */
 };
 
-/* where the result of a (row, slot) of this rank will be */
+/* a (row, slot) of this rank */
 struct moe_parcel_sent_s {
     uint32_t  rank;
-    uint32_t  back;
+    uint32_t  place;        /* where the row is in the parcel; NONE: it is
+                             * there for another slot already */
+    uint32_t  back;         /* where the result will be in the reply */
 };
 
 
@@ -192,19 +194,20 @@ moe_parcels_open(moe_parcels_t *p)
 }
 
 
-/* row i goes to slot s: where its result will be in the reply */
+/* row i goes to slot s */
 static int
-put_row(moe_parcels_t *p, uint32_t i, const float *row, uint32_t s,
-    uint32_t *back, moe_err_t *err)
+plan_row(moe_parcels_t *p, uint32_t i, uint32_t s, moe_parcel_sent_t *sent,
+    moe_err_t *err)
 {
-    uint32_t             local, place;
+    uint32_t             local;
     moe_parcel_t        *to;
     moe_parcel_entry_t  *list;
 
-    to = &p->to[s / p->placement->n_local];
+    sent->rank = s / p->placement->n_local;
+    to = &p->to[sent->rank];
     local = s % p->placement->n_local;
 
-    if (to->rows == NULL) {
+    if (to->list == NULL) {
         return moe_err(err, "exchange: slot %u is on no member", s);
     }
 
@@ -214,25 +217,51 @@ put_row(moe_parcels_t *p, uint32_t i, const float *row, uint32_t s,
                            p->capacity, s);
         }
 
-        place = local * p->capacity + p->count[s]++;
-        *back = place;
+        sent->place = local * p->capacity + p->count[s]++;
+        sent->back = sent->place;
         to->n++;
 
-    } else {
-        place = to->last == i + 1 ? to->nrows - 1 : to->nrows++;
-        list = (moe_parcel_entry_t *) (void *) to->list;
-        list[to->n] = (moe_parcel_entry_t) { place, local };
-        *back = to->n++;
-
-        if (to->last == i + 1) {
-            return 0;
-        }
-
-        to->last = i + 1;
+        return 0;
     }
 
-    moe_row_format_pack(p->shape.format, to->rows + place * p->size.row_bytes,
-                        row, p->shape.hidden);
+    sent->place = to->last == i + 1 ? MOE_PARCEL_NONE : to->nrows++;
+    list = (moe_parcel_entry_t *) (void *) to->list;
+    list[to->n] = (moe_parcel_entry_t) { to->nrows - 1, local };
+    sent->back = to->n++;
+    to->last = i + 1;
+
+    return 0;
+}
+
+
+int
+moe_parcels_plan(moe_parcels_t *p, const uint32_t *experts, moe_err_t *err)
+{
+    uint32_t  k, r, s, n, top_k;
+
+    top_k = p->shape.top_k;
+    n = p->placement->n_local;
+
+    for (k = 0; k < p->nrows * top_k; k++) {
+
+        if (experts[k] >= p->shape.n_experts) {
+            return moe_err(err, "exchange: no expert %u", experts[k]);
+        }
+
+        s = moe_ep_placement_slot(p->placement, p->layer, experts[k],
+                                  p->rank, k / top_k, p->replica);
+
+        if (plan_row(p, k / top_k, s, &p->sent[k], err) != 0) {
+            return -1;
+        }
+    }
+
+    for (r = 0; r < p->nranks && p->capacity; r++) {
+        if (p->to[r].list != NULL) {
+            memcpy(p->to[r].list, p->count + (size_t) r * n,
+                   n * sizeof(uint32_t));
+        }
+    }
 
     return 0;
 }
@@ -242,36 +271,25 @@ int
 moe_parcels_pack(moe_parcels_t *p, const float *rows, const uint32_t *experts,
     moe_err_t *err)
 {
-    size_t    hidden;
-    uint32_t  i, k, r, s, n, top_k;
+    size_t                    hidden;
+    uint32_t                  k;
+    const moe_parcel_sent_t  *sent;
 
-    hidden = p->shape.hidden;
-    top_k = p->shape.top_k;
-    n = p->placement->n_local;
-
-    for (i = 0; i < p->nrows; i++) {
-        for (k = i * top_k; k < (i + 1) * top_k; k++) {
-
-            if (experts[k] >= p->shape.n_experts) {
-                return moe_err(err, "exchange: no expert %u", experts[k]);
-            }
-
-            s = moe_ep_placement_slot(p->placement, p->layer, experts[k],
-                                      p->rank, i, p->replica);
-            p->sent[k].rank = s / n;
-
-            if (put_row(p, i, rows + i * hidden, s, &p->sent[k].back, err)
-                != 0)
-            {
-                return -1;
-            }
-        }
+    if (moe_parcels_plan(p, experts, err) != 0) {
+        return -1;
     }
 
-    for (r = 0; r < p->nranks && p->capacity; r++) {
-        if (p->to[r].rows != NULL) {
-            memcpy(p->to[r].list, p->count + (size_t) r * n,
-                   n * sizeof(uint32_t));
+    hidden = p->shape.hidden;
+
+    for (k = 0; k < p->nrows * p->shape.top_k; k++) {
+        sent = &p->sent[k];
+
+        if (sent->place != MOE_PARCEL_NONE) {
+            moe_row_format_pack(p->shape.format,
+                                p->to[sent->rank].rows
+                                + sent->place * p->size.row_bytes,
+                                rows + k / p->shape.top_k * hidden,
+                                (uint32_t) hidden);
         }
     }
 
@@ -360,6 +378,8 @@ moe_parcels_read(moe_parcels_t *p, uint32_t rank, uint32_t layer,
     if (layer != p->layer) {
         return moe_err(err, "exchange: rank %u is in layer %u", rank, layer);
     }
+
+    p->came[rank] = p->capacity ? p->capacity * p->placement->n_local : nrows;
 
     return p->capacity ? read_fixed(p, rank, list, err)
                        : read_counted(p, rank, nrows, n, list, err);
@@ -509,6 +529,68 @@ moe_parcels_result(moe_parcels_t *p, const uint8_t *const *results,
 
     result->y = p->y;
     result->at = p->at;
+}
+
+
+/* the same without rows: which one goes where */
+
+
+void
+moe_parcels_pack_from(const moe_parcels_t *p, const uint32_t *first,
+    uint32_t *from)
+{
+    uint32_t                  k;
+    const moe_parcel_sent_t  *sent;
+
+    for (k = 0; k < p->nrows * p->shape.top_k; k++) {
+        sent = &p->sent[k];
+
+        if (sent->place != MOE_PARCEL_NONE) {
+            from[first[sent->rank] + sent->place] = k / p->shape.top_k;
+        }
+    }
+}
+
+
+void
+moe_parcels_fetch_from(const moe_parcels_t *p, uint32_t rank, uint32_t first,
+    uint32_t *from)
+{
+    uint32_t                  i;
+    const moe_parcel_item_t  *item;
+
+    for (i = 0; i < p->nitems[rank]; i++) {
+        item = &p->items[rank][i];
+        from[item->at] = first + item->row;
+    }
+}
+
+
+void
+moe_parcels_return_from(const moe_parcels_t *p, uint32_t rank, uint32_t first,
+    uint32_t *from)
+{
+    uint32_t                  i;
+    const moe_parcel_item_t  *item;
+
+    for (i = 0; i < p->nitems[rank]; i++) {
+        item = &p->items[rank][i];
+        from[first + item->back] = item->at;
+    }
+}
+
+
+void
+moe_parcels_result_from(const moe_parcels_t *p, const uint32_t *first,
+    uint32_t *from)
+{
+    uint32_t                  k;
+    const moe_parcel_sent_t  *sent;
+
+    for (k = 0; k < p->nrows * p->shape.top_k; k++) {
+        sent = &p->sent[k];
+        from[k] = first[sent->rank] + sent->back;
+    }
 }
 
 

@@ -34,6 +34,8 @@ enum {
     MOE_PARCEL_FIXED_ROWS = 32      /* most of a step of fixed capacity */
 };
 
+#define MOE_PARCEL_NONE  UINT32_MAX
+
 typedef struct {
     uint32_t  row;
     uint32_t  expert;               /* slot of the receiver */
@@ -49,8 +51,8 @@ typedef struct {
 
 /* for a rank; list and rows are the transport's memory */
 typedef struct {
-    uint8_t  *list;                 /* list_bytes */
-    uint8_t  *rows;                 /* NULL: the rank is no member */
+    uint8_t  *list;                 /* list_bytes; NULL: it is no member */
+    uint8_t  *rows;
     uint32_t  n;                    /* entries */
     uint32_t  nrows;
     uint32_t  last;                 /* row put last, + 1 */
@@ -77,6 +79,7 @@ typedef struct {
     uint32_t                    nrows;
     uint32_t                    nwork;
     uint32_t                    nitems[MOE_PARCEL_RANKS];
+    uint32_t                    came[MOE_PARCEL_RANKS]; /* rows of a parcel */
 
     moe_parcel_item_t          *items[MOE_PARCEL_RANKS];
     moe_parcel_sent_t          *sent;       /* [max_rows * top_k] */
@@ -120,7 +123,11 @@ uint32_t moe_parcels_capacity(const moe_parcels_t *p, uint32_t rows,
 /* Zeroes to[], which then gets its memory. */
 void moe_parcels_open(moe_parcels_t *p);
 
-/* rows [nrows][hidden] with experts [nrows][top_k], into to[]. */
+/* What goes where, by experts [nrows][top_k]: to[] but for its rows. */
+int moe_parcels_plan(moe_parcels_t *p, const uint32_t *experts,
+    moe_err_t *err);
+
+/* The same and the rows [nrows][hidden], into to[]. */
 int moe_parcels_pack(moe_parcels_t *p, const float *rows,
     const uint32_t *experts, moe_err_t *err);
 
@@ -154,6 +161,30 @@ uint32_t moe_parcels_owed(const moe_parcels_t *p, uint32_t rank);
 /* results[rank]: what came back from each rank. */
 void moe_parcels_result(moe_parcels_t *p, const uint8_t *const *results,
     moe_expert_result_t *result);
+
+/*
+ * For rows that are not in the process's memory, what goes where: from[i] is
+ * the row that is put in place i.  Of parcels and of replies, rank r's begins
+ * at first[r] in memory that all ranks' are in.
+ */
+
+/* After plan: places in the parcels, and rows of this rank.  Others are left
+ * alone. */
+void moe_parcels_pack_from(const moe_parcels_t *p, const uint32_t *first,
+    uint32_t *from);
+
+/* After sort: rows of the work, and places in rank's parcel. */
+void moe_parcels_fetch_from(const moe_parcels_t *p, uint32_t rank,
+    uint32_t first, uint32_t *from);
+
+/* Places in the reply to rank, and rows of the work.  Others are left
+ * alone. */
+void moe_parcels_return_from(const moe_parcels_t *p, uint32_t rank,
+    uint32_t first, uint32_t *from);
+
+/* [nrows][top_k], and places in the replies. */
+void moe_parcels_result_from(const moe_parcels_t *p, const uint32_t *first,
+    uint32_t *from);
 
 /* a line that says which ranks did not answer */
 void moe_parcels_late(uint64_t late, const char *what, moe_err_t *err);
