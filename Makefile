@@ -29,7 +29,7 @@ SHARED  = $(if $(filter build/cuda-%,$(BUILD)),build,$(BUILD))
 OBJS    = $(patsubst %.c,$(SHARED)/obj/%.o,$(filter-out $(KNOWS),$(ENGINE))) \
           $(KNOWS:%.c=$(BUILD)/obj/%.o) $(KERNELS:%.cu=$(BUILD)/obj/%.o)
 LIB     = $(BUILD)/libmoe.a
-CUDA_UNITS = test_cuda test_cuda_model
+CUDA_UNITS = test_cuda test_cuda_model test_ep_nccl test_serve_nccl
 TSAN_UNITS = test_jobq test_kernels test_attention test_rank test_ep
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(filter-out \
               $(if $(CUDA),,$(CUDA_UNITS:%=t/engine/%.c)), \
@@ -120,10 +120,17 @@ cuda-compile:
 	@mkdir -p build
 	@if tools/cuda/nvcc.sh -i; then \
 	    $(MAKE) CUDA=1 engine $(CUDA_UNITS:%=build/cuda-1/t/%) \
-	        build/cuda-1/bench-gpu; \
+	        build/cuda-1/bench-gpu build/cuda-1/nccl-header; \
 	else \
 	    echo "cuda-compile: 1 skipped: no CUDA compiler to be had"; \
 	fi
+
+# what engine/ep/nccl.h says beside NCCL's own header
+$(BUILD)/nccl-header: t/nccl/header.c engine/ep/nccl.h tools/cuda/nccl.txt
+	@mkdir -p $(@D)
+	@echo "  CC   $<"
+	$(Q)$(NVCC) -Iengine -I"$$(tools/cuda/nvcc.sh -n)" \
+	    -Xcompiler -std=c17,-Wall,-Wextra,-Werror -c -o $@ $<
 
 #: make cuda-test       the simple kernels, run on the processor
 cuda-test:
@@ -162,6 +169,20 @@ $(BUILD)/t/%: t/engine/%.c $(LIB)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -MF $@.d -o $@ $< $(LIB) $(LDFLAGS) \
 	    -lcmocka $(LDLIBS_)
+
+# what stands for NCCL in tests: as it should be, too old, with a call missing
+NCCL_STUBS = $(foreach s,good old short,$(BUILD)/t/nccl/$s/libnccl.so.2)
+
+$(BUILD)/t/nccl/old/libnccl.so.2: STUB = -DMOE_STUB_VERSION=21705
+$(BUILD)/t/nccl/short/libnccl.so.2: STUB = -DMOE_STUB_SHORT
+
+$(NCCL_STUBS): t/nccl/stub.c engine/ep/nccl.h
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	$(Q)$(CC) -std=c17 -g $(OPT) $(WARN) -D_GNU_SOURCE -Iengine $(STUB) \
+	    -fvisibility=hidden -fPIC -shared -o $@ $<
+
+$(BUILD)/t/test_ep_nccl $(BUILD)/t/test_serve_nccl: | $(NCCL_STUBS)
 
 # an engine on strings, for the tests of the module
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "ep/nccl_rows.h"
 #include "gen.h"
 #include "heat.h"
 #include "jobq.h"
@@ -65,7 +66,8 @@ typedef struct {
 static int moe_rank_open(moe_rank_t *r, moe_err_t *err);
 static void moe_rank_model_options(moe_rank_t *r, moe_model_options_t *mo);
 static moe_exchange_t *moe_rank_exchange(void *ctx,
-    const moe_exchange_shape_t *shape, moe_err_t *err);
+    const moe_exchange_shape_t *shape, const moe_rows_memory_t *memory,
+    moe_err_t *err);
 static uint64_t moe_rank_kv_bytes(const moe_rank_t *r);
 static int moe_rank_progress(void *ctx, const char *what, uint32_t percent);
 static void moe_rank_decline(moe_rank_t *r, const char *why);
@@ -202,6 +204,7 @@ moe_rank_model_options(moe_rank_t *r, moe_model_options_t *mo)
 {
     memset(mo, 0, sizeof(moe_model_options_t));
     mo->threads = r->o->threads;
+    mo->device = r->o->device;
     mo->max_rows = r->o->step_tokens;
     mo->kv_format = r->o->kv_format;
     mo->kernels = r->o->kernels;
@@ -219,7 +222,7 @@ moe_rank_model_options(moe_rank_t *r, moe_model_options_t *mo)
 
 static moe_exchange_t *
 moe_rank_exchange(void *ctx, const moe_exchange_shape_t *shape,
-    moe_err_t *err)
+    const moe_rows_memory_t *memory, moe_err_t *err)
 {
     moe_rank_t         *r;
     moe_mpi_options_t   mo;
@@ -229,8 +232,12 @@ moe_rank_exchange(void *ctx, const moe_exchange_shape_t *shape,
     memset(&mo, 0, sizeof(mo));
     memset(&so, 0, sizeof(so));
     so.rank = r->o->rank;
+    so.memory = memory;
     mo.balance = r->o->balance;
     mo.overlap = r->o->overlap;
+    mo.memory = memory;
+    mo.fixed_rows = r->o->mpi && r->o->mpi->nccl
+                    ? moe_nccl_fixed_rows(shape, r->o->mpi->nranks) : 0;
 
     r->exchange = r->o->mpi
                   ? moe_exchange_mpi(r->o->mpi, shape, &mo, err)

@@ -84,6 +84,7 @@ typedef struct {
     moe_draft_e       draft;          /* by the model's MTP layer, if any */
     moe_kv_format_e   kv_format;
     const char       *kernels;        /* moe_model_options_t's */
+    uint32_t          device;         /* likewise */
     moe_row_format_e  row_format;
     moe_shm_t        *shm;            /* the segment of spread experts; NULL:
                                        * the rank has them all */

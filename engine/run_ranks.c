@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "base/launched.h"
+#include "ep/nccl_join.h"
+#include "ep/nccl_rows.h"
 #include "run_ranks.h"
 
 
@@ -85,11 +87,16 @@ start_children(moe_run_ranks_t *r, moe_err_t *err)
 
 
 static moe_exchange_t *
-make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
+make_exchange(void *ctx, const moe_exchange_shape_t *shape,
+    const moe_rows_memory_t *memory, moe_err_t *err)
 {
     moe_run_ranks_t    *r = ctx;
-    moe_shm_options_t   so = { .rank = r->rank };
-    moe_mpi_options_t   mo = { .fixed_rows = 0 };
+    moe_shm_options_t   so = { .rank = r->rank, .memory = memory };
+    moe_mpi_options_t   mo = { .memory = memory };
+
+    if (r->mpi.nccl != NULL) {
+        mo.fixed_rows = moe_nccl_fixed_rows(shape, r->nranks);
+    }
 
     r->exchange = r->shm ? moe_exchange_shm(r->shm, shape, &so, err)
                          : moe_exchange_mpi(&r->mpi, shape, &mo, err);
@@ -100,14 +107,14 @@ make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
 
 static int
 join_launched(moe_run_ranks_t *r, const moe_launched_t *l, uint32_t nranks,
-    moe_err_t *err)
+    int by_env, int nccl, moe_err_t *err)
 {
     if (nranks != 0 && nranks != l->size) {
         return moe_err(err, "%u ranks where %u were launched", nranks,
                        l->size);
     }
 
-    if (moe_mpi_open(&r->mpi, NULL, err) != 0) {
+    if (moe_mpi_join(&r->mpi, by_env, nccl, err) != 0) {
         return -1;
     }
 
@@ -122,18 +129,23 @@ int
 moe_run_ranks_start(moe_run_ranks_t *r, uint32_t nranks, const char *dir,
     moe_model_options_t *o, moe_err_t *err)
 {
-    int                   rc, launched;
+    int                   rc, launched, by_env, nccl;
     moe_launched_t        l;
     moe_exchange_shape_t  shape;
 
     r->parent = -1;
     r->nranks = nranks ? nranks : 1;
-    launched = moe_launched(&l);
+
+    /* rows that are in GPUs go from one to the other */
+    nccl = o->kernels != NULL && strncmp(o->kernels, "cuda", 4) == 0;
+    by_env = nccl && moe_launched_env(&l, NULL);
+    launched = by_env || moe_launched(&l);
 
     if (launched) {
+        o->device = l.local_rank;
         o->threads = o->threads ? o->threads
                                 : moe_launched_threads(l.local_size, 1);
-        rc = join_launched(r, &l, nranks, err);
+        rc = join_launched(r, &l, nranks, by_env, nccl, err);
 
     } else if (r->nranks > 1) {
         o->threads = o->threads ? o->threads

@@ -3,7 +3,8 @@
  * sockets no more with them than alone.
  *
  * Either run forks them and they exchange rows over shared memory, or mpirun
- * or srun have started all and rows go over MPI.  Rank 0 answers the prompt;
+ * or srun have started all and rows go over MPI; between GPUs over NCCL, and
+ * torchrun will do as well (ep/tcp.h).  Rank 0 answers the prompt;
  * the others have experts.
  */
 

@@ -13,6 +13,8 @@
 #   kernels   every operation against its plain C twin, bit for bit
 #   memcheck racecheck initcheck synccheck
 #             compute-sanitizer's tools on the same, small
+#   nccl      experts spread by NCCL, where libnccl.so.2 is to be found: with
+#             one rank, and with two on one GPU where it is 2.30 or later
 #   models    whole models against the plain set; goldens; drafts
 #   ceilings  the device's copy and matrix rates, by PyTorch where it is there
 #   bench     the operations, beside the device's copy
@@ -44,7 +46,7 @@ fi
 
 mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 shift
-all="build kernels memcheck racecheck initcheck synccheck models ceilings
+all="build kernels memcheck racecheck initcheck synccheck models nccl ceilings
      bench engine"
 parts=${*:-$all}
 
@@ -106,7 +108,8 @@ part() {
 
 do_build() {
     "${make[@]}" engine $bin/t/test_cuda $bin/t/test_cuda_model \
-        $bin/t/test_golden $bin/t/test_mtp $bin/bench-gpu $bin/shapes
+        $bin/t/test_golden $bin/t/test_mtp $bin/t/test_ep_nccl \
+        $bin/bench-gpu $bin/shapes
 }
 
 
@@ -144,6 +147,38 @@ do_models() {
     if [ $cuda = 1 ]; then
         MOE_KERNELS=cuda $bin/t/test_golden || rc=1
         MOE_KERNELS=cuda $bin/t/test_mtp || rc=1
+    fi
+
+    return $rc
+}
+
+
+do_nccl() {
+    local rc=0 version lib
+
+    if [ $cuda = simt ]; then
+        $bin/t/test_ep_nccl
+        return
+    fi
+
+    # where the loader looks, or where PyTorch has its own
+    lib=$(python3 -c 'import nvidia.nccl as n; print(list(n.__path__)[0])' \
+          2>/dev/null)
+    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}:${lib:+$lib/lib}
+
+    version=$($bin/t/test_ep_nccl version) || {
+        echo "$version"
+        return 77
+    }
+    echo "NCCL $version"
+
+    MOE_NCCL_REAL=1 $bin/t/test_ep_nccl || rc=1
+
+    if [ "${version% }" -ge 23000 ]; then
+        MOE_NCCL_REAL=2 NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=8 \
+            $bin/t/test_ep_nccl || rc=1
+    else
+        echo "two ranks on one GPU need NCCL 2.30"
     fi
 
     return $rc
@@ -189,8 +224,8 @@ do_engine() {
 
 
 # so that timeout can end them
-export -f do_build do_kernels do_sanitizer do_models do_ceilings do_bench \
-          do_engine
+export -f do_build do_kernels do_sanitizer do_models do_nccl do_ceilings \
+          do_bench do_engine
 export cuda bin work
 declare -p make >"$work/make.sh"
 
@@ -208,6 +243,7 @@ for p in $parts; do
     memcheck|racecheck|initcheck|synccheck)
                 run "$p" 240 "do_sanitizer $p" ;;
     models)     run models 400 do_models ;;
+    nccl)       run nccl 240 do_nccl ;;
     ceilings)   run ceilings 120 do_ceilings ;;
     bench)      run bench 240 do_bench ;;
     engine)     run engine 500 do_engine ;;

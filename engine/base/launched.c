@@ -118,6 +118,39 @@ moe_launched(moe_launched_t *l)
 }
 
 
+int
+moe_launched_env(moe_launched_t *l, moe_rendezvous_t *r)
+{
+    const char        *host, *agent, *run;
+    moe_rendezvous_t   none;
+
+    r = r ? r : &none;
+    memset(l, 0, sizeof(*l));
+    host = getenv("MASTER_ADDR");
+    agent = getenv("TORCHELASTIC_USE_AGENT_STORE");
+    run = getenv("TORCHELASTIC_RUN_ID");
+
+    if (host == NULL || *host == '\0' || strlen(host) >= sizeof(r->host)
+        || number("MASTER_PORT", &r->port) != 0 || r->port == 0
+        || r->port > 65534 || number("RANK", &r->rank) != 0
+        || number("WORLD_SIZE", &r->size) != 0
+        || number("LOCAL_RANK", &l->local_rank) != 0
+        || number("LOCAL_WORLD_SIZE", &l->local_size) != 0)
+    {
+        return 0;
+    }
+
+    snprintf(r->host, sizeof(r->host), "%s", host);
+    r->port += agent != NULL && strcmp(agent, "True") == 0;
+    l->size = r->size;
+    snprintf(l->job, sizeof(l->job), "%.60s.%u.%.40s", host, r->port,
+             run ? run : "");
+
+    return r->rank < r->size && l->local_size <= l->size
+           && l->local_rank < l->local_size;
+}
+
+
 uint32_t
 moe_launched_hosts(const moe_launched_t *l)
 {

@@ -93,6 +93,10 @@ typedef struct {
                    moe_err_t *err);
     void (*close)(moe_exchange_t *x);
 
+    /* whether this rank computes the expert, now or at some time; NULL: any
+     * of them */
+    int (*holds)(const moe_exchange_t *x, uint32_t layer, uint32_t expert);
+
     /* for steps in halves; all NULL where a transport has none.  half is 0 or
      * 1, and everything else as above */
     int (*dispatch_send)(moe_exchange_t *x, uint32_t half, uint32_t layer,

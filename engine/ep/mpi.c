@@ -9,16 +9,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/nap.h"
 #include "ep/mpi_parts.h"
+#include "ep/nccl_join.h"
 
-
-/* for so long who waits only gives the processor away, then naps become as
- * long as a 16th of the wait, and no longer than the last figure, which is
- * what the first step after a long silence may take longer */
-#define AWAKE_US    50
-#define NAP_SHARE   16
-#define NAP_MIN_US  20
-#define NAP_MAX_US  5000
 
 /* An MPI library that has lost a peer may not come back from a call; so long
  * after its deadline the process ends there. */
@@ -60,6 +54,8 @@ static int mpi_combine_wait(moe_exchange_t *x, uint32_t half,
     moe_err_t *err);
 static void mpi_move(moe_exchange_t *x);
 static void mpi_close(moe_exchange_t *x);
+static int mpi_holds(const moe_exchange_t *x, uint32_t layer,
+    uint32_t expert);
 static int mpi_asked(moe_exchange_t *x);
 static int mpi_doze(moe_exchange_t *x, int fd, int timeout);
 
@@ -78,39 +74,23 @@ static const moe_exchange_ops_t  mpi_ops = {
     .doze = mpi_doze
 };
 
-
-static uint64_t
-now_us(void)
-{
-    struct timespec  ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-
-    return (uint64_t) ts.tv_sec * 1000000 + (uint64_t) ts.tv_nsec / 1000;
-}
-
-
-/* after so long a wait */
-static uint64_t
-nap_us(uint64_t waited)
-{
-    uint64_t  us;
-
-    if (waited < AWAKE_US) {
-        return 0;
-    }
-
-    us = waited / NAP_SHARE;
-
-    return us < NAP_MIN_US ? NAP_MIN_US : us > NAP_MAX_US ? NAP_MAX_US : us;
-}
+/* rows on devices, one half at a time */
+static const moe_exchange_ops_t  carried_ops = {
+    .begin = mpi_begin,
+    .dispatch = mpi_dispatch,
+    .combine = mpi_combine,
+    .close = mpi_close,
+    .holds = mpi_holds,
+    .asked = mpi_asked,
+    .doze = mpi_doze
+};
 
 
 static void
 stuck(int signo)
 {
-    static const char  line[] = "exchange: a call of the MPI library does "
-                                "not return\n";
+    static const char  line[] = "exchange: a call of what carries messages "
+                                "does not return\n";
 
     if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0) {
         /* nobody to tell */
@@ -143,35 +123,27 @@ unguard(void)
 }
 
 
-static void
-nap(uint64_t us)
+int
+moe_mpi_open(moe_mpi_t *mpi, const char *path, moe_err_t *err)
 {
-    struct timespec  ts;
+    const moe_link_t  *link;
 
-    if (us == 0) {
-        sched_yield();
-        return;
-    }
+    memset(mpi, 0, sizeof(*mpi));
+    link = moe_link_load(path, err);
 
-    ts.tv_sec = 0;
-    ts.tv_nsec = (long) us * 1000;
-    nanosleep(&ts, NULL);
+    return link ? moe_mpi_open_link(mpi, link, err) : -1;
 }
 
 
 int
-moe_mpi_open(moe_mpi_t *mpi, const char *path, moe_err_t *err)
+moe_mpi_open_link(moe_mpi_t *mpi, const moe_link_t *link, moe_err_t *err)
 {
     memset(mpi, 0, sizeof(*mpi));
 
     /* naps that are as short as was meant */
     (void) prctl(PR_SET_TIMERSLACK, 1000);
 
-    mpi->link = moe_link_load(path, err);
-
-    if (mpi->link == NULL) {
-        return -1;
-    }
+    mpi->link = link;
 
     if (mpi->link->open(&mpi->rank, &mpi->nranks, mpi->library,
                         sizeof(mpi->library))
@@ -192,10 +164,10 @@ moe_mpi_gather(const moe_mpi_t *mpi, const void *mine, void *all,
     uint64_t  began;
 
     rc = mpi->link->gather(mine, all, bytes);
-    began = now_us();
+    began = moe_now_us();
 
     while (rc == 0 && (rc = mpi->link->gathered()) == 0) {
-        nap(nap_us(now_us() - began));
+        moe_nap(moe_nap_us(moe_now_us() - began));
     }
 
     return rc < 0 ? moe_err(err, "exchange: %s", mpi->link->why()) : 0;
@@ -301,11 +273,50 @@ post_steps(mpi_t *x, moe_err_t *err)
 }
 
 
+/* rows that are not in this process's memory */
+static int
+join_nccl(mpi_t *x, const moe_exchange_shape_t *shape,
+    const moe_mpi_options_t *o, moe_err_t *err)
+{
+    if (o->balance.period_us) {
+        return moe_err(err, "exchange: experts on devices stay in place");
+    }
+
+    x->base.ops = &carried_ops;
+    x->carrier = moe_nccl_join(x->mpi, o->memory, shape, x->fixed_rows, err);
+
+    return x->carrier ? 0 : -1;
+}
+
+
+/* who has rows where, and who can carry them */
+static int
+check_memory(const moe_mpi_t *mpi, const moe_mpi_options_t *o,
+    moe_err_t *err)
+{
+    if (mpi->nccl != NULL && o->memory == NULL) {
+        return moe_err(err, "exchange: NCCL carries rows between GPUs, and "
+                       "these kernels have them in the process's memory");
+    }
+
+    if (mpi->nccl == NULL && o->memory != NULL) {
+        return moe_err(err, "exchange: %s does not carry rows between GPUs",
+                       mpi->library);
+    }
+
+    return 0;
+}
+
+
 static int
 set_up(mpi_t *x, const moe_exchange_shape_t *shape,
     const moe_mpi_options_t *o, moe_err_t *err)
 {
     uint32_t  h;
+
+    if (check_memory(x->mpi, o, err) != 0) {
+        return -1;
+    }
 
     for (h = 0; h < MOE_MPI_HALVES; h++) {
         if (moe_parcels_init(&x->halves[h].parcels, shape, x->mpi->nranks,
@@ -334,8 +345,11 @@ set_up(mpi_t *x, const moe_exchange_shape_t *shape,
 
     lay_out(x);
 
+    x->row_bytes = o->memory ? 0 : x->halves[0].parcels.size.row_bytes;
+
     /* nobody sends anything before all have come so far */
     if (compare_shapes(x, shape, err) != 0
+        || (o->memory && join_nccl(x, shape, o, err) != 0)
         || post_steps(x, err) != 0 || moe_mpi_post_rows(x, 0, err) != 0
         || moe_mpi_post_rows(x, 1, err) != 0)
     {
@@ -378,7 +392,8 @@ moe_exchange_mpi(const moe_mpi_t *mpi, const moe_exchange_shape_t *shape,
     x->base.format = shape->format;
     x->base.nranks = mpi->nranks;
     x->shape = *shape;
-    x->overlap.mode = mpi->rank == 0 ? o->overlap : MOE_OVERLAP_OFF;
+    x->overlap.mode = mpi->rank == 0 && mpi->nccl == NULL
+                      ? o->overlap : MOE_OVERLAP_OFF;
     x->mpi = mpi;
     x->link = mpi->link;
     x->others = (~0ull >> (64 - mpi->nranks)) & ~(1ull << mpi->rank);
@@ -403,11 +418,11 @@ drain(mpi_t *x)
     int       kind;
     uint64_t  began, ranks;
 
-    began = now_us();
+    began = moe_now_us();
 
     for (kind = 0; kind < MOE_LINK_KINDS && !x->broken && !x->lost; ) {
         if (x->link->pending(MOE_LINK_OUT, kind, &ranks) != 0
-            || now_us() - began > DRAIN_US)
+            || moe_now_us() - began > DRAIN_US)
         {
             return;
         }
@@ -425,6 +440,14 @@ mpi_close(moe_exchange_t *base)
     drain(x);
     x->link->cancel();
 
+    if (x->carrier != NULL) {
+        if (x->broken || x->lost) {
+            x->carrier->ops->abort(x->carrier);
+        }
+
+        x->carrier->ops->close(x->carrier);
+    }
+
     if (x->mem != NULL) {
         munmap(x->mem, x->bytes);
     }
@@ -435,6 +458,15 @@ mpi_close(moe_exchange_t *base)
     moe_ep_placement_free(x->placement);
     moe_ep_placement_free(x->next);
     free(x);
+}
+
+
+static int
+mpi_holds(const moe_exchange_t *base, uint32_t layer, uint32_t expert)
+{
+    const mpi_t  *x = (const mpi_t *) base;
+
+    return moe_ep_placement_holds(x->placement, layer, expert, x->mpi->rank);
 }
 
 
@@ -545,10 +577,10 @@ await(mpi_t *x, moe_link_way_e way, moe_link_kind_e kind, const char *what,
         }
 
         if (began == 0) {
-            began = now_us();
+            began = moe_now_us();
         }
 
-        nap(nap_us(now_us() - began));
+        moe_nap(moe_nap_us(moe_now_us() - began));
     }
 }
 
@@ -595,20 +627,20 @@ mpi_doze(moe_exchange_t *base, int fd, int timeout)
 
     pfd.fd = fd;
     pfd.events = POLLIN;
-    began = now_us();
+    began = moe_now_us();
 
     for ( ;; ) {
         if (mpi_asked(base)) {
             return 0;
         }
 
-        waited = now_us() - began;
+        waited = moe_now_us() - began;
 
         if (timeout >= 0 && waited >= (uint64_t) timeout * 1000) {
             return -1;
         }
 
-        us = nap_us(waited);
+        us = moe_nap_us(waited);
         ts.tv_sec = 0;
         ts.tv_nsec = (long) us * 1000;
         n = ppoll(&pfd, 1, &ts, NULL);
@@ -808,7 +840,7 @@ begin(mpi_t *x, uint32_t nrows, uint64_t deadline,
         rc = moe_mpi_give_up(x);
     }
 
-    x->began_us = now_us();
+    x->began_us = moe_now_us();
 
     return rc;
 }
@@ -840,7 +872,7 @@ mpi_dispatch_send(moe_exchange_t *base, uint32_t half, uint32_t layer,
 
     guard(deadline);
     rc = moe_mpi_dispatch_send((mpi_t *) base, half, layer, nrows, rows,
-                               experts, late, err);
+                               experts, deadline, late, err);
     unguard();
 
     return rc;
@@ -886,7 +918,7 @@ mpi_combine_wait(moe_exchange_t *base, uint32_t half, uint64_t deadline,
     rc = moe_mpi_combine_wait((mpi_t *) base, half, deadline, result, late,
                               err);
     unguard();
-    ((mpi_t *) base)->ended_us = now_us();
+    ((mpi_t *) base)->ended_us = moe_now_us();
 
     return rc;
 }

@@ -28,27 +28,37 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "ep/carrier.h"
 #include "ep/exchange.h"
 #include "ep/link.h"
 #include "ep/mpi_balance.h"
 #include "ep/overlap.h"
+#include "ep/nccl.h"
 #include "ep/spread.h"
 
 
 /* all ranks, as this one sees them */
 typedef struct {
-    const moe_link_t  *link;
+    const moe_link_t  *link;            /* NULL until it is open */
     uint32_t           rank;
     uint32_t           nranks;
     char               library[128];    /* what carries messages */
+
+    const moe_nccl_api_t
+                      *nccl;            /* what carries rows of a device's
+                                         * memory; NULL: nothing does */
 } moe_mpi_t;
 
 typedef struct {
     moe_replica_e        replica;
     uint32_t             fixed_rows;    /* as in moe_shm_options_t */
+    const moe_rows_memory_t
+                        *memory;        /* where dispatch's rows are, for
+                                         * mpi->nccl; NULL: the process's */
     moe_ep_placement_t  *placement;     /* NULL: plain; else the exchange's
                                          * once it is there */
-    moe_overlap_e        overlap;       /* of steps in halves; rank 0's */
+    moe_overlap_e        overlap;       /* of steps in halves; rank 0's; not
+                                         * with memory */
     moe_mpi_balance_options_t
                          balance;       /* the same on all ranks */
 } moe_mpi_options_t;
@@ -56,6 +66,10 @@ typedef struct {
 
 /* Joins the others; waits until all are there.  path as in moe_link_load(). */
 int moe_mpi_open(moe_mpi_t *mpi, const char *path, moe_err_t *err);
+
+/* The same over messages of another kind. */
+int moe_mpi_open_link(moe_mpi_t *mpi, const moe_link_t *link,
+    moe_err_t *err);
 
 /* mine[bytes] of all ranks to all[nranks][bytes]; waits until all have called
  * it, however long they take to load. */

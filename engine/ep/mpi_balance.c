@@ -1,7 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/nap.h"
 #include "ep/mpi_balance.h"
 
 
@@ -38,17 +38,6 @@ struct moe_mpi_balance_s {
     moe_balance_map_t     *map;         /* of the last look */
     moe_balance_map_t     *passing;     /* on its way */
 };
-
-
-static uint64_t
-now_us(void)
-{
-    struct timespec  ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-
-    return (uint64_t) ts.tv_sec * 1000000 + (uint64_t) ts.tv_nsec / 1000;
-}
 
 
 static size_t
@@ -502,7 +491,7 @@ moe_mpi_balance_turn(moe_mpi_balance_t *b, int leaves,
     uint64_t  now;
 
     *next = NULL;
-    now = now_us();
+    now = moe_now_us();
 
     if (b->rank == 0) {
         rc = take_counts(b, err);

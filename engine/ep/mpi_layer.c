@@ -56,7 +56,7 @@ send_rows(mpi_t *x, uint32_t half, moe_err_t *err)
         head->nrows = p->capacity ? p->capacity * n_local : p->to[r].nrows;
         head->n = p->to[r].n;
 
-        rows = sizeof(head_t) + head->nrows * p->size.row_bytes;
+        rows = sizeof(head_t) + head->nrows * x->row_bytes;
         list = p->capacity ? n_local * sizeof(uint32_t)
                            : head->n * sizeof(moe_parcel_entry_t);
         memcpy(to->rows_out + rows, to->list, list);
@@ -85,7 +85,7 @@ post_results(mpi_t *x, uint32_t half, moe_err_t *err)
     h = &x->halves[half];
 
     for (r = 0; r < x->mpi->nranks; r++) {
-        bytes = moe_parcels_due(&h->parcels, r) * h->parcels.size.row_bytes;
+        bytes = moe_parcels_due(&h->parcels, r) * x->row_bytes;
 
         if (r != x->mpi->rank && bytes != 0
             && x->link->recv(MOE_LINK_RESULTS + half, r,
@@ -124,8 +124,7 @@ check_head(const mpi_t *x, uint32_t half, uint32_t r, const head_t *head,
         || (p->capacity
             && head->nrows != p->capacity * x->placement->n_local)
         || (r != x->mpi->rank
-            && got != sizeof(head_t) + head->nrows * p->size.row_bytes
-                      + list))
+            && got != sizeof(head_t) + head->nrows * x->row_bytes + list))
     {
         return moe_err(err, "exchange: rank %u sends %zu bytes of %u rows "
                        "and %u entries, exchange %u of %u, capacity %u of %u",
@@ -138,7 +137,8 @@ check_head(const mpi_t *x, uint32_t half, uint32_t r, const head_t *head,
 
 
 static int
-read_rows(mpi_t *x, uint32_t half, moe_expert_work_t *work, moe_err_t *err)
+read_rows(mpi_t *x, uint32_t half, uint64_t deadline,
+    moe_expert_work_t *work, moe_err_t *err)
 {
     half_t         *h;
     uint32_t        r;
@@ -157,7 +157,7 @@ read_rows(mpi_t *x, uint32_t half, moe_expert_work_t *work, moe_err_t *err)
         if (check_head(x, half, r, head, err) != 0
             || moe_parcels_read(p, r, head->layer, head->nrows, head->n,
                                 in + sizeof(head_t)
-                                + head->nrows * p->size.row_bytes, err)
+                                + head->nrows * x->row_bytes, err)
                != 0)
         {
             return -1;
@@ -168,6 +168,10 @@ read_rows(mpi_t *x, uint32_t half, moe_expert_work_t *work, moe_err_t *err)
         return -1;
     }
 
+    if (x->carrier != NULL) {
+        return x->carrier->ops->fetch(x->carrier, p, deadline, work, err);
+    }
+
     for (r = 0; r < x->mpi->nranks; r++) {
         moe_parcels_fetch(p, r, h->boxes[r].rows_in + sizeof(head_t));
     }
@@ -176,10 +180,35 @@ read_rows(mpi_t *x, uint32_t half, moe_expert_work_t *work, moe_err_t *err)
 }
 
 
+/* into the parcels; then experts are where the process can read them */
+static int
+pack_rows(mpi_t *x, moe_parcels_t *p, const float *rows,
+    const uint32_t **experts, uint64_t deadline, moe_err_t *err)
+{
+    moe_carrier_t  *c;
+
+    c = x->carrier;
+
+    if (c == NULL) {
+        return moe_parcels_pack(p, rows, *experts, err);
+    }
+
+    if (c->ops->chosen(c, *experts, p->nrows * p->shape.top_k, deadline,
+                       experts, err)
+        != 0
+        || moe_parcels_plan(p, *experts, err) != 0)
+    {
+        return -1;
+    }
+
+    return c->ops->send(c, p, rows, deadline, err);
+}
+
+
 int
 moe_mpi_dispatch_send(mpi_t *x, uint32_t half, uint32_t layer,
     uint32_t nrows, const float *rows, const uint32_t *experts,
-    uint64_t *late, moe_err_t *err)
+    uint64_t deadline, uint64_t *late, moe_err_t *err)
 {
     int             rc;
     half_t         *h;
@@ -211,7 +240,7 @@ moe_mpi_dispatch_send(mpi_t *x, uint32_t half, uint32_t layer,
         p->to[r].list = h->boxes[r].list;
     }
 
-    if (moe_parcels_pack(p, rows, experts, err) != 0) {
+    if (pack_rows(x, p, rows, &experts, deadline, err) != 0) {
         return moe_mpi_give_up(x);
     }
 
@@ -243,7 +272,7 @@ moe_mpi_dispatch_wait(mpi_t *x, uint32_t half, uint64_t deadline,
     }
 
     if (rc == MOE_EXCHANGE_OK
-        && (read_rows(x, half, work, err) != 0
+        && (read_rows(x, half, deadline, work, err) != 0
             || moe_mpi_post_rows(x, half, err) != 0))
     {
         rc = moe_mpi_give_up(x);
@@ -265,7 +294,8 @@ moe_mpi_combine_send(mpi_t *x, uint32_t half, uint64_t *late, moe_err_t *err)
     p = &x->halves[half].parcels;
     rc = moe_mpi_broken(x, late, err);
 
-    if (rc != MOE_EXCHANGE_OK) {
+    /* a carrier has both ways in one, in combine_wait */
+    if (rc != MOE_EXCHANGE_OK || x->carrier != NULL) {
         return rc;
     }
 
@@ -302,6 +332,11 @@ moe_mpi_combine_wait(mpi_t *x, uint32_t half, uint64_t deadline,
     p = &x->halves[half].parcels;
     kind = MOE_LINK_RESULTS + half;
     rc = moe_mpi_broken(x, late, err);
+
+    if (rc == MOE_EXCHANGE_OK && x->carrier != NULL) {
+        return x->carrier->ops->back(x->carrier, p, deadline, result, err)
+               == 0 ? MOE_EXCHANGE_OK : moe_mpi_give_up(x);
+    }
 
     if (rc == MOE_EXCHANGE_OK) {
         rc = moe_mpi_await(x, kind, "results", deadline, late, err);

@@ -70,6 +70,8 @@ typedef struct {
     moe_ep_placement_t   *next;         /* once all have it */
 
     moe_mpi_balance_t    *balance;      /* NULL: they stay in place */
+    moe_carrier_t        *carrier;      /* of rows; NULL: messages have them */
+    size_t                row_bytes;    /* of a row in a message */
 
     moe_overlap_t         overlap;
     uint64_t              began_us;     /* the step, once all were there */
@@ -120,7 +122,8 @@ int moe_mpi_post_rows(moe_mpi_exchange_t *x, uint32_t half, moe_err_t *err);
 
 int moe_mpi_dispatch_send(moe_mpi_exchange_t *x, uint32_t half,
     uint32_t layer, uint32_t nrows, const float *rows,
-    const uint32_t *experts, uint64_t *late, moe_err_t *err);
+    const uint32_t *experts, uint64_t deadline, uint64_t *late,
+    moe_err_t *err);
 int moe_mpi_dispatch_wait(moe_mpi_exchange_t *x, uint32_t half,
     uint64_t deadline, moe_expert_work_t *work, uint64_t *late,
     moe_err_t *err);

@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "ep/carrier.h"
 #include "ep/exchange.h"
 #include "ep/parcels.h"
 #include "ep/spread.h"
@@ -49,6 +50,9 @@ typedef struct {
                                          * MOE_PARCEL_FIXED_ROWS; 0: none */
     moe_ep_placement_t   *placement;    /* NULL: plain, over all ranks; else
                                          * the exchange's once it is there */
+    const moe_rows_memory_t
+                         *memory;       /* where dispatch's rows are; only
+                                         * NULL, the process's, is carried */
 } moe_shm_options_t;
 
 

@@ -58,6 +58,11 @@ static int
 set_up(shm_t *x, const moe_exchange_shape_t *shape,
     const moe_shm_options_t *o, moe_err_t *err)
 {
+    if (o->memory != NULL) {
+        return moe_err(err, "exchange: shared memory does not carry rows "
+                       "between GPUs");
+    }
+
     if (o->rank >= x->shm->nranks
         || memcmp(shape, &x->shm->shape, sizeof(*shape)) != 0)
     {

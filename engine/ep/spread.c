@@ -225,6 +225,25 @@ moe_ep_placement_free(moe_ep_placement_t *p)
 }
 
 
+int
+moe_ep_placement_holds(const moe_ep_placement_t *p, uint32_t layer,
+    uint32_t expert, uint32_t rank)
+{
+    uint32_t         i;
+    const uint32_t  *slots;
+
+    slots = p->expert + ((size_t) layer * p->n_ranks + rank) * p->n_local;
+
+    for (i = 0; i < p->n_local; i++) {
+        if (slots[i] == expert) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 uint32_t
 moe_ep_placement_slot(const moe_ep_placement_t *p, uint32_t layer,
     uint32_t expert, uint32_t rank, uint32_t row, moe_replica_e choice)

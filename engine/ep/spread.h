@@ -62,6 +62,10 @@ moe_ep_placement_t *moe_ep_placement_even(uint32_t version,
 
 void moe_ep_placement_free(moe_ep_placement_t *p);
 
+/* Whether rank has a slot with the expert. */
+int moe_ep_placement_holds(const moe_ep_placement_t *p, uint32_t layer,
+    uint32_t expert, uint32_t rank);
+
 /* The slot that computes row number row of rank. */
 uint32_t moe_ep_placement_slot(const moe_ep_placement_t *p, uint32_t layer,
     uint32_t expert, uint32_t rank, uint32_t row, moe_replica_e choice);

@@ -85,7 +85,8 @@ typedef struct moe_watch_s   moe_watch_t;
 typedef enum {
     MOE_TRANSPORT_AUTO = 0,
     MOE_TRANSPORT_SHM,
-    MOE_TRANSPORT_MPI
+    MOE_TRANSPORT_MPI,
+    MOE_TRANSPORT_NCCL
 } moe_transport_e;
 
 
@@ -109,6 +110,8 @@ typedef struct {
     uint32_t             rebalance_s;        /* 0: never */
     uint32_t             nodes;              /* that ranks are on; 0: hosts */
     moe_launched_t       launched;           /* size 0: it starts its ranks */
+    int                  by_env;             /* launched: as torchrun does it,
+                                              * without MPI */
     int                  leash;              /* launched: hangs up when the
                                               * host's first rank is gone */
     moe_log_level_e      level;

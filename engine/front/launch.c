@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "front/arrive.h"
+#include "ep/nccl_join.h"
 #include "front/front.h"
 
 
@@ -172,7 +173,10 @@ moe_launch_rank(moe_serve_options_t *o, moe_mpi_t *mpi, moe_err_t *err)
     int   fd;
     char  name[16];
 
-    if (moe_mpi_open(mpi, NULL, err) != 0) {
+    if (moe_mpi_join(mpi, o->by_env,
+                     o->transport == MOE_TRANSPORT_NCCL, err)
+        != 0)
+    {
         return -1;
     }
 

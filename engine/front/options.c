@@ -80,6 +80,10 @@ static const struct option  moe_serve_long[] = {
 };
 
 
+/* where nobody says how often */
+#define MOE_SERVE_REBALANCE_S  10
+
+
 static const char  moe_serve_help[] =
     "usage: moe-engine serve -m DIR --socket PATH [options]\n"
     "\n"
@@ -115,13 +119,16 @@ static const char  moe_serve_help[] =
     "  --transport HOW        of spread experts: shm, between processes\n"
     "                         that serve starts; mpi, between those that\n"
     "                         mpirun or srun has started, on any hosts (up\n"
-    "                         to 64); auto: mpi where serve was started so\n"
-    "                         (default)\n"
+    "                         to 64); nccl: between GPUs, one for each of\n"
+    "                         such processes, or of those that torchrun has\n"
+    "                         started; auto: mpi where mpirun or srun has\n"
+    "                         started serve (default)\n"
     "  --replicas N           spread experts: places for more than one of\n"
     "                         each, for those with most rows (default: an\n"
     "                         eighth of the experts)\n"
     "  --rebalance S          spread experts are placed anew by their loads\n"
-    "                         every S seconds; 0: never (default: 10)\n"
+    "                         every S seconds; 0: never, as on GPUs\n"
+    "                         (default: 10)\n"
     "  --nodes N              the ranks are on N nodes, equal runs of them;\n"
     "                         a group of experts, where the router chooses\n"
     "                         among groups, stays on one (default: 1,\n"
@@ -295,7 +302,7 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
     static const char *const  drafts[] = { "auto", "off", "always", NULL };
     static const char *const  overlaps[] = { "auto", "off", "on", NULL };
     static const char *const  wheres[] = { "each", "spread", NULL };
-    static const char *const  hows[] = { "auto", "shm", "mpi", NULL };
+    static const char *const  hows[] = { "auto", "shm", "mpi", "nccl", NULL };
     static const char *const  kernels[] = {
         "plain", "avx2", "avx512", "plain-bf16", "avx512-bf16", "plain-fp8",
         "cuda", "cuda-fp8", NULL
@@ -436,11 +443,54 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
 }
 
 
-/* what is so and what is not where a launcher starts the ranks */
+/* rows go from GPU to GPU, whose experts stay where they are */
 
 static int
-moe_serve_launched(moe_serve_options_t *o, moe_err_t *err)
+moe_serve_nccl(moe_serve_options_t *o, moe_err_t *err)
 {
+    if (o->rank.kernels == NULL || strncmp(o->rank.kernels, "cuda", 4) != 0) {
+        return moe_err(err, "--transport nccl is between GPUs: --kernels "
+                       "cuda is needed");
+    }
+
+    if (o->rebalance_s != 0 && o->rebalance_s != UINT32_MAX) {
+        return moe_err(err, "--rebalance: with --transport nccl experts stay "
+                       "where they are");
+    }
+
+    if (o->rank.overlap == MOE_OVERLAP_ON) {
+        return moe_err(err, "--overlap on: not with --transport nccl yet");
+    }
+
+    o->rebalance_s = 0;
+    o->by_env = moe_launched_env(&o->launched, NULL);
+
+    if (!o->by_env && !moe_launched(&o->launched)) {
+        return moe_err(err, "--transport nccl: neither mpirun nor srun has "
+                       "started this process, nor are RANK, WORLD_SIZE, "
+                       "LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and "
+                       "MASTER_PORT all set");
+    }
+
+    o->rank.device = o->launched.local_rank;
+
+    return 0;
+}
+
+
+/* whether a launcher has started the ranks, and one that will do */
+
+static int
+moe_serve_launcher(moe_serve_options_t *o, moe_err_t *err)
+{
+    if (o->transport == MOE_TRANSPORT_NCCL) {
+        return moe_serve_nccl(o, err);
+    }
+
+    if (o->rebalance_s == UINT32_MAX) {
+        o->rebalance_s = MOE_SERVE_REBALANCE_S;
+    }
+
     if (o->transport == MOE_TRANSPORT_SHM || !moe_launched(&o->launched)) {
         memset(&o->launched, 0, sizeof(moe_launched_t));
 
@@ -450,6 +500,23 @@ moe_serve_launched(moe_serve_options_t *o, moe_err_t *err)
                : 0;
     }
 
+    return 0;
+}
+
+
+/* what is so and what is not where a launcher starts the ranks */
+
+static int
+moe_serve_launched(moe_serve_options_t *o, moe_err_t *err)
+{
+    if (moe_serve_launcher(o, err) != 0) {
+        return -1;
+    }
+
+    if (o->launched.size == 0) {
+        return 0;
+    }
+
     if (o->rank.nranks > 1) {
         return moe_err(err, "--ranks is for ranks that serve starts itself: "
                        "here the launcher has started %u",
@@ -457,7 +524,7 @@ moe_serve_launched(moe_serve_options_t *o, moe_err_t *err)
     }
 
     if (o->spread == 0) {
-        return moe_err(err, "--experts each: what mpirun or srun starts "
+        return moe_err(err, "--experts each: what a launcher starts "
                        "together has its experts spread");
     }
 
@@ -493,7 +560,7 @@ moe_serve_options(moe_serve_options_t *o, int argc, char **argv,
     o->queue = 1024;
     o->drain_s = 30;
     o->replicas = UINT32_MAX;
-    o->rebalance_s = 10;
+    o->rebalance_s = UINT32_MAX;
     o->park_s = 300;
     o->rank_s = 300;
     o->spread = -1;

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "ep/exchange.h"
+#include "model/exchange_memory.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
 #include "model/kv.h"
@@ -153,6 +154,7 @@ struct moe_model_s {
     moe_kctx_t            kctx;
     moe_kv_mem_t          kv;
     moe_exchange_t       *exchange;     /* NULL: no experts */
+    moe_exchange_memory_t rows_memory;  /* for it, where there is a device */
     moe_row_format_e      row_format;
     uint32_t              exchange_ms;
 

@@ -111,11 +111,38 @@ copy_ffn(copy_t *c, moe_ffn_mats_t *f)
 }
 
 
+/* what is elsewhere has no place here */
 static int
-copy_layer(copy_t *c, moe_layer_t *l)
+copy_expert(copy_t *c, uint32_t layer, uint32_t e)
 {
-    int            e;
+    moe_ffn_mats_t  *f;
+    moe_exchange_t  *x;
+
+    x = c->m->exchange;
+    f = &c->m->layers[layer].experts[e];
+
+    if (layer >= (uint32_t) c->m->cfg.n_layers || x->ops->holds == NULL
+        || x->ops->holds(x, layer, e))
+    {
+        return copy_ffn(c, f);
+    }
+
+    if (c->base != NULL) {
+        f->gate.data = NULL;
+        f->up.data = NULL;
+        f->down.data = NULL;
+    }
+
+    return 0;
+}
+
+
+static int
+copy_layer(copy_t *c, uint32_t layer)
+{
+    uint32_t       e;
     size_t         i;
+    moe_layer_t   *l = &c->m->layers[layer];
     moe_matrix_t  *all[] = {
         &l->q_a, &l->q_b, &l->q, &l->kv_a, &l->kv_b, &l->k, &l->v, &l->o,
         &l->router, &l->shared_gate
@@ -127,8 +154,10 @@ copy_layer(copy_t *c, moe_layer_t *l)
         }
     }
 
-    for (e = 0; l->experts != NULL && e < c->m->cfg.n_experts; e++) {
-        if (copy_ffn(c, &l->experts[e]) != 0) {
+    for (e = 0; l->experts != NULL && e < (uint32_t) c->m->cfg.n_experts;
+         e++)
+    {
+        if (copy_expert(c, layer, e) != 0) {
             return -1;
         }
     }
@@ -169,7 +198,7 @@ copy_all(copy_t *c)
     m = c->m;
 
     for (i = 0; i < moe_decoder_layers(m); i++) {
-        if (copy_layer(c, &m->layers[i]) != 0) {
+        if (copy_layer(c, i) != 0) {
             return -1;
         }
     }

@@ -119,6 +119,7 @@ device_begin(moe_exchange_t *x, uint32_t nrows, uint64_t deadline,
     }
 
     d->nrows = nrows;
+    x->most_rows = nrows;
 
     return MOE_EXCHANGE_OK;
 }

@@ -105,6 +105,7 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
 
     if (report(progress, ctx, "layers", 60, err) != 0
         || moe_decoder_bind(m, o->mtp, err) != 0
+        || open_exchange(m, o, err) != 0
         || to_device(m, progress, ctx, err) != 0)
     {
         return -1;
@@ -121,7 +122,6 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
     m->kv.device = m->kctx.device;
 
     if (report(progress, ctx, "memory", 80, err) != 0
-        || open_exchange(m, o, err) != 0
         || open_mtp_exchange(m, o, err) != 0
         || moe_decoder_memory(m, err) != 0
         || start_threads(m, o->threads, err) != 0
@@ -139,16 +139,15 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
 static int
 open_device(moe_model_t *m, const moe_model_options_t *o, moe_err_t *err)
 {
+    const moe_device_ops_t  *d;
+
     if (m->kernels->memory == NULL) {
         return 0;
     }
 
-    if (o->exchange != NULL) {
-        return moe_err(err, "model: kernels \"%s\" have no experts on several "
-                       "ranks yet", m->kernels->name);
-    }
-
-    m->kctx.device = m->kernels->memory->open(err);
+    moe_exchange_memory(&m->rows_memory, m->kernels, &m->kctx);
+    d = moe_kernels_device(m->kernels);
+    m->kctx.device = d->open(d->count() > 1 ? o->device : 0, err);
 
     return m->kctx.device ? 0 : -1;
 }
@@ -232,8 +231,11 @@ open_exchange(moe_model_t *m, const moe_model_options_t *o, moe_err_t *err)
     }
 
     shape = exchange_shape(&m->cfg, o);
-    m->exchange = o->exchange ? o->exchange(o->exchange_ctx, &shape, err)
-                              : exchange_alone(m, &shape, err);
+    m->exchange = o->exchange
+                  ? o->exchange(o->exchange_ctx, &shape,
+                                m->kernels->memory ? &m->rows_memory.base
+                                                   : NULL, err)
+                  : exchange_alone(m, &shape, err);
 
     return m->exchange ? 0 : -1;
 }

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "ep/carrier.h"
 #include "ep/exchange.h"
 #include "kernels/sampling.h"
 #include "model/config.h"
@@ -52,10 +53,12 @@ int moe_kv_format_parse(const char *name, moe_kv_format_e *format);
 
 /*
  * Called from within moe_model_open(): the exchange that the model's rows go
- * through, the model's from then on.  NULL and a line in err on failure.
+ * through, the model's from then on.  memory: where they are, good until it is
+ * closed; NULL: in the process's own.  NULL and a line in err on failure.
  */
 typedef moe_exchange_t *(*moe_model_exchange_pt)(void *ctx,
-    const moe_exchange_shape_t *shape, moe_err_t *err);
+    const moe_exchange_shape_t *shape, const moe_rows_memory_t *memory,
+    moe_err_t *err);
 
 
 /* zeroed options are good defaults */
@@ -72,6 +75,8 @@ typedef struct {
                                     * where it was built; NULL: the fastest
                                     * of the first three that this machine
                                     * runs */
+    uint32_t          device;      /* "cuda": which of those that the process
+                                    * sees; not looked at where it is one */
     moe_row_format_e  row_format;  /* at the experts; in the fingerprint */
     int               mtp;         /* have the MTP layer ready, where there is
                                     * one: for moe_model_draft() */

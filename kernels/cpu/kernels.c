@@ -4,6 +4,7 @@
 #include <cpuid.h>
 #endif
 
+#include "kernels/device.h"
 #include "kernels/kernels.h"
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/fp8.h"
@@ -53,6 +54,17 @@ moe_kernels_get(const char *name)
     }
 
     return NULL;
+}
+
+
+const moe_device_ops_t *
+moe_kernels_device(const moe_kernels_t *k)
+{
+#if defined(MOE_CUDA)
+    return k->memory ? moe_device_cuda() : NULL;
+#else
+    return NULL;
+#endif
 }
 
 

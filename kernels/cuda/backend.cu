@@ -7,6 +7,7 @@
 #include "kernels/cuda/device.cuh"
 
 extern "C" {
+#include "base/nap.h"
 #include "kernels/cpu/sets.h"
 }
 
@@ -18,9 +19,25 @@ fail(moe_err_t *err, cudaError_t rc, const char *what)
 }
 
 
-/* the first device that the process sees; CUDA_VISIBLE_DEVICES chooses */
+static uint32_t
+device_count(void)
+{
+    int  n;
+
+    n = 0;
+
+    if (cudaGetDeviceCount(&n) != cudaSuccess) {
+        (void) cudaGetLastError();
+        return 0;
+    }
+
+    return (uint32_t) n;
+}
+
+
+/* CUDA_VISIBLE_DEVICES says which ones there are */
 static moe_device_t *
-device_open(moe_err_t *err)
+device_open(uint32_t number, moe_err_t *err)
 {
     cudaError_t    rc;
     moe_device_t  *d;
@@ -31,6 +48,7 @@ device_open(moe_err_t *err)
         return NULL;
     }
 
+    d->index = (int) number;
     d->failed = cudaSuccess;
 
     rc = cudaSetDevice(d->index);
@@ -39,12 +57,20 @@ device_open(moe_err_t *err)
     }
 
     if (rc != cudaSuccess) {
-        fail(err, rc, "cannot use the device");
+        moe_err(err, "cuda: cannot use device %u of %u: %s", number,
+                device_count(), cudaGetErrorString(rc));
         free(d);
         return NULL;
     }
 
     return d;
+}
+
+
+static moe_device_t *
+device_first(moe_err_t *err)
+{
+    return device_open(0, err);
 }
 
 
@@ -103,10 +129,63 @@ device_move(moe_device_t *d, void *to, const void *from, size_t bytes)
 }
 
 
+static void
+device_watch(moe_device_t *d,
+    int (*alive)(void *data, uint64_t waited_us, moe_err_t *err), void *data)
+{
+    d->alive = alive;
+    d->alive_data = data;
+}
+
+
+static void *
+device_stream(moe_device_t *d)
+{
+    return (void *) (uintptr_t) d->stream;
+}
+
+
+/* until all is done, or need not be waited for: then what still runs has been
+ * told to end.  A copy to memory that is not pinned would wait by itself, and
+ * ask nobody. */
+static int
+wait_alive(moe_device_t *d, moe_err_t *err)
+{
+    int          rc;
+    uint64_t     began, waited;
+    cudaError_t  state;
+
+    began = moe_now_us();
+
+    for ( ;; ) {
+        state = cudaStreamQuery(d->stream);
+
+        if (state != cudaErrorNotReady) {
+            device_note(d, state, "an operation");
+            return 0;
+        }
+
+        waited = moe_now_us() - began;
+        rc = d->alive(d->alive_data, waited, err);
+
+        if (rc != 0) {
+            device_note(d, cudaStreamSynchronize(d->stream), "an operation");
+            return rc;
+        }
+
+        moe_nap(moe_nap_us(waited));
+    }
+}
+
+
 static int
 device_get(moe_device_t *d, void *to, const void *from, size_t bytes,
     moe_err_t *err)
 {
+    if (d->alive != NULL && wait_alive(d, err) != 0) {
+        return -1;
+    }
+
     device_note(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost,
                                    d->stream), "get");
     device_note(d, cudaStreamSynchronize(d->stream), "an operation");
@@ -127,13 +206,22 @@ cuda_attention_scratch(uint32_t k_dim, uint32_t v_dim)
 
 
 static const moe_memory_t  memory = {
-    .open = device_open,
+    .open = device_first,
     .close = device_close,
     .take = device_take,
     .give = device_give,
     .put = device_put,
     .move = device_move,
     .get = device_get
+};
+
+static const moe_device_ops_t  device_ops = {
+    .count = device_count,
+    .open = device_open,
+    .watch = device_watch,
+    .stream = device_stream,
+    .pack = cuda_pack,
+    .unpack = cuda_unpack
 };
 
 static constexpr moe_kernels_t  table = {
@@ -168,26 +256,17 @@ static constexpr moe_kernels_t  table = {
 };
 
 
-static int
-has_device(void)
+extern "C" const moe_device_ops_t *
+moe_device_cuda(void)
 {
-    int  n;
-
-    n = 0;
-
-    if (cudaGetDeviceCount(&n) != cudaSuccess) {
-        (void) cudaGetLastError();
-        return 0;
-    }
-
-    return n > 0;
+    return &device_ops;
 }
 
 
 extern "C" const moe_kernels_t *
 moe_kernels_cuda(void)
 {
-    return has_device() ? &table : NULL;
+    return device_count() > 0 ? &table : NULL;
 }
 
 
@@ -212,5 +291,5 @@ static constexpr moe_kernels_t  fp8 = fp8_table();
 extern "C" const moe_kernels_t *
 moe_kernels_cuda_fp8(void)
 {
-    return has_device() ? &fp8 : NULL;
+    return device_count() > 0 ? &fp8 : NULL;
 }

@@ -26,6 +26,7 @@
 #endif
 
 extern "C" {
+#include "kernels/device.h"
 #include "kernels/kernels.h"
 }
 
@@ -41,6 +42,10 @@ struct moe_device_s {
     cudaStream_t  stream;
     cudaError_t   failed;       /* the first that did */
     const char   *where;
+
+    /* who is asked whether to wait on; or NULL */
+    int         (*alive)(void *data, uint64_t waited_us, moe_err_t *err);
+    void         *alive_data;
 };
 
 
@@ -265,6 +270,8 @@ void cuda_silu_mul(const moe_kctx_t *c, float *gate, const float *up,
 void cuda_clamped_mul(const moe_kctx_t *c, const moe_clamped_t *p,
     float *gate, const float *up, size_t n);
 void cuda_permute(const moe_kctx_t *c, const moe_permute_t *op);
+void cuda_pack(const moe_kctx_t *c, const moe_pack_t *op);
+void cuda_unpack(const moe_kctx_t *c, const moe_pack_t *op);
 void cuda_round_bf16(const moe_kctx_t *c, float *x, size_t n);
 void cuda_combine(const moe_kctx_t *c, const moe_combine_t *op);
 void cuda_copy(const moe_kctx_t *c, const float *x, size_t ldx,

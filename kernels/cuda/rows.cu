@@ -267,6 +267,71 @@ cuda_permute(const moe_kctx_t *c, const moe_permute_t *op)
 
 
 __global__ void
+pack_kernel(moe_pack_t p)
+{
+    char      *to;
+    float      x;
+    size_t     i, col;
+    uint32_t   row;
+
+    i = my_element();
+    row = (uint32_t) (i / p.width);
+    col = i % p.width;
+
+    if (row >= p.n || p.from[row] == MOE_NO_ROW) {
+        return;
+    }
+
+    x = ((const float *) p.x)[(size_t) p.from[row] * p.width + col];
+    to = (char *) p.out + row * p.stride;
+
+    if (p.bf16) {
+        ((uint16_t *) to)[col] = f32_to_bf16(x);
+    } else {
+        ((float *) to)[col] = x;
+    }
+}
+
+
+void
+cuda_pack(const moe_kctx_t *c, const moe_pack_t *op)
+{
+    launch(c, "pack", pack_kernel,
+           blocks_for((size_t) op->n * op->width, THREADS), THREADS, 0, *op);
+}
+
+
+__global__ void
+unpack_kernel(moe_pack_t p)
+{
+    size_t       i, col;
+    uint32_t     row;
+    const char  *from;
+
+    i = my_element();
+    row = (uint32_t) (i / p.width);
+    col = i % p.width;
+
+    if (row >= p.n) {
+        return;
+    }
+
+    from = (const char *) p.x + p.from[row] * p.stride;
+
+    ((float *) p.out)[i] = p.bf16 ? load_as_f32<MOE_W_BF16>(from, col)
+                                  : load_as_f32<MOE_W_F32>(from, col);
+}
+
+
+void
+cuda_unpack(const moe_kctx_t *c, const moe_pack_t *op)
+{
+    launch(c, "unpack", unpack_kernel,
+           blocks_for((size_t) op->n * op->width, THREADS), THREADS, 0, *op);
+}
+
+
+__global__ void
 round_kernel(float *x, size_t n)
 {
     size_t  i;

@@ -10,7 +10,9 @@
 
 #include "kernels_test.h"
 
+#include "ep/exchange.h"
 #include "kernels/cpu/packed.h"
+#include "kernels/device.h"
 #include "model/sampler.h"
 
 
@@ -898,6 +900,58 @@ test_elements(void **state)
 }
 
 
+/* 19 rows on their way, some places left alone, and back */
+static void
+compare_packed(const float *x, uint32_t n)
+{
+    char                    *want, *out;
+    float                   *back;
+    size_t                   stride;
+    uint32_t                 i, from[31];
+    moe_pack_t               p;
+    moe_row_format_e         format;
+    const moe_device_ops_t  *d;
+
+    d = moe_kernels_device(gpu);
+    format = n % 2 ? MOE_ROWS_BF16 : MOE_ROWS_F32;
+    stride = ((size_t) n * 4 + 63) / 64 * 64;
+    want = calloc(31, stride);
+    back = zeros((size_t) 31 * n);
+
+    for (i = 0; i < 31; i++) {
+        from[i] = i % 4 == 2 ? MOE_NO_ROW : (i * 11 + n) % 19;
+
+        if (from[i] != MOE_NO_ROW) {
+            moe_row_format_pack(format, want + i * stride, x + from[i] * n,
+                                n);
+        }
+    }
+
+    p = (moe_pack_t) { .x = up(x, (size_t) 19 * n * 4),
+                       .out = out = take(31 * stride),
+                       .from = up(from, sizeof(from)), .stride = stride,
+                       .n = 31, .width = n, .bf16 = format == MOE_ROWS_BF16 };
+    d->pack(&device, &p);
+    assert_device((float *) (void *) want, (float *) (void *) out,
+                  31 * stride / 4, "pack");
+
+    for (i = 0; i < 31; i++) {
+        from[i] = (i * 7 + 1) % 31;
+        moe_row_format_unpack(format, back + i * n, want + from[i] * stride,
+                              n);
+    }
+
+    p.x = out;
+    p.out = take((size_t) 31 * n * 4);
+    p.from = up(from, sizeof(from));
+    d->unpack(&device, &p);
+    assert_device(back, p.out, (size_t) 31 * n, "unpack");
+
+    free(want);
+    free(back);
+}
+
+
 static void
 test_rows(void **state)
 {
@@ -941,6 +995,8 @@ test_rows(void **state)
         p.at = dat;
         gpu->permute(&device, &p);
         assert_device(want, p.out, (size_t) 38 * n, "permute");
+
+        compare_packed(x, n);
 
         /* up, in place */
         for (i = 0; i < 6; i++) {

@@ -74,7 +74,8 @@ die(void)
 
 
 static moe_exchange_t *
-make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
+make_exchange(void *ctx, const moe_exchange_shape_t *shape,
+    const moe_rows_memory_t *memory, moe_err_t *err)
 {
     rank_arg_t         *a = ctx;
     const setup_t      *s = &a->sh->s;

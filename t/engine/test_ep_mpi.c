@@ -56,7 +56,8 @@ typedef struct {
 
 
 static moe_exchange_t *
-make_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
+make_exchange(void *ctx, const moe_exchange_shape_t *shape,
+    const moe_rows_memory_t *memory, moe_err_t *err)
 {
     run_t              *r = ctx;
     const setup_t      *s = &r->s;

@@ -193,7 +193,8 @@ meter_close(moe_exchange_t *x)
 
 
 static moe_exchange_t *
-meter_open(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
+meter_open(void *ctx, const moe_exchange_shape_t *shape,
+    const moe_rows_memory_t *memory, moe_err_t *err)
 {
     meter_t            *m;
     engine_t           *e;

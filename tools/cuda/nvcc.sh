@@ -6,6 +6,9 @@
 #                build/cuda-toolkit, where there is none: 270 MB, from PyPI by
 #                package name through pip's own configuration
 # nvcc.sh -l     options to link with its runtime
+# nvcc.sh -n     the directory of nccl.h: $NCCL_INCLUDE, the compiler's own, or
+#                of the package that is pinned in nccl.txt, which is installed
+#                into build/nccl where there is none: 200 MB
 #
 # Exits with 1 and a line where there is none.
 
@@ -67,6 +70,30 @@ case ${1:-} in
 
     echo "nvcc.sh: $top has no libcudart_static.a" >&2
     exit 1
+    ;;
+
+-n)
+    nccl=$root/build/nccl
+
+    for d in "${NCCL_INCLUDE:-}" /usr/include /usr/local/cuda/include \
+             "$nccl/nvidia/nccl/include"
+    do
+        if [ -n "$d" ] && [ -e "$d/nccl.h" ]; then
+            echo "$d"
+            exit 0
+        fi
+    done
+
+    rm -rf "$nccl"
+    python3 -m pip install --quiet --disable-pip-version-check \
+        --root-user-action ignore --no-deps --no-compile --require-hashes \
+        --target "$nccl" -r "$root/tools/cuda/nccl.txt" \
+        >"$root/build/nccl.log" 2>&1 || {
+        tail -5 "$root/build/nccl.log" >&2
+        exit 1
+    }
+
+    echo "$nccl/nvidia/nccl/include"
     ;;
 
 *)

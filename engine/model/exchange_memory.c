@@ -1,0 +1,118 @@
+#include "model/exchange_memory.h"
+
+
+static void *
+memory_take(void *ctx, size_t bytes, moe_err_t *err)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    return m->k->memory->take(m->c->device, bytes, err);
+}
+
+
+static void
+memory_give(void *ctx, void *p)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    m->k->memory->give(m->c->device, p);
+}
+
+
+static void
+memory_put(void *ctx, void *to, const void *from, size_t bytes)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    m->k->memory->put(m->c->device, to, from, bytes);
+}
+
+
+static int
+memory_get(void *ctx, void *to, const void *from, size_t bytes,
+    moe_err_t *err)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    return m->k->memory->get(m->c->device, to, from, bytes, err);
+}
+
+
+static void
+memory_pack(void *ctx, moe_row_format_e format, const float *x,
+    const uint32_t *from, uint32_t n, uint32_t width, void *out,
+    size_t stride)
+{
+    moe_exchange_memory_t  *m = ctx;
+    moe_pack_t              op = {
+        .x = x,
+        .out = out,
+        .from = from,
+        .stride = stride,
+        .n = n,
+        .width = width,
+        .bf16 = format == MOE_ROWS_BF16
+    };
+
+    m->d->pack(m->c, &op);
+}
+
+
+static void
+memory_unpack(void *ctx, moe_row_format_e format, const void *x,
+    size_t stride, const uint32_t *from, uint32_t n, uint32_t width,
+    float *out)
+{
+    moe_exchange_memory_t  *m = ctx;
+    moe_pack_t              op = {
+        .x = x,
+        .out = out,
+        .from = from,
+        .stride = stride,
+        .n = n,
+        .width = width,
+        .bf16 = format == MOE_ROWS_BF16
+    };
+
+    m->d->unpack(m->c, &op);
+}
+
+
+static void *
+memory_stream(void *ctx)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    return m->d->stream(m->c->device);
+}
+
+
+static void
+memory_watch(void *ctx,
+    int (*alive)(void *data, uint64_t waited_us, moe_err_t *err), void *data)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    m->d->watch(m->c->device, alive, data);
+}
+
+
+void
+moe_exchange_memory(moe_exchange_memory_t *m, const moe_kernels_t *k,
+    const moe_kctx_t *c)
+{
+    m->k = k;
+    m->d = moe_kernels_device(k);
+    m->c = c;
+    m->base = (moe_rows_memory_t) {
+        .ctx = m,
+        .take = memory_take,
+        .give = memory_give,
+        .put = memory_put,
+        .get = memory_get,
+        .pack = memory_pack,
+        .unpack = memory_unpack,
+        .stream = memory_stream,
+        .watch = memory_watch
+    };
+}

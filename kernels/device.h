@@ -1,0 +1,68 @@
+/*
+ * device: what a backend with a device of its own has beside moe_kernels_t,
+ * for models whose experts are on several of them.
+ *
+ * Everything here is in order with the operations of the table.
+ */
+
+#ifndef MOE_KERNELS_DEVICE_H
+#define MOE_KERNELS_DEVICE_H
+
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "kernels/kernels.h"
+
+
+#define MOE_NO_ROW  UINT32_MAX
+
+
+/*
+ * n rows of width that travel: float32 on one side; on the other, packed, that
+ * or bfloat16 where bf16 is set, stride bytes from row to row.  out[i] =
+ * x[from[i]].
+ */
+typedef struct {
+    const void      *x;
+    void            *out;
+    const uint32_t  *from;          /* [n]; pack: MOE_NO_ROW leaves out[i]
+                                     * as it is */
+    size_t           stride;
+    uint32_t         n;
+    uint32_t         width;
+    int              bf16;
+} moe_pack_t;
+
+typedef struct {
+    /* how many devices this process sees; and one of them by its number, as
+     * moe_memory_t's open gives the first */
+    uint32_t (*count)(void);
+    moe_device_t *(*open)(uint32_t number, moe_err_t *err);
+
+    /* From now on get() of moe_memory_t calls alive while it waits, with how
+     * long it has: -1 and a line, and it fails so, once the device has nothing
+     * left to do.  NULL: no longer. */
+    void (*watch)(moe_device_t *d,
+                  int (*alive)(void *data, uint64_t waited_us,
+                               moe_err_t *err),
+                  void *data);
+
+    /* what the maker's libraries know the order of operations by */
+    void *(*stream)(moe_device_t *d);
+
+    /* as moe_row_format_pack() and moe_row_format_unpack() do it */
+    void (*pack)(const moe_kctx_t *c, const moe_pack_t *op);
+    void (*unpack)(const moe_kctx_t *c, const moe_pack_t *op);
+} moe_device_ops_t;
+
+
+/* NULL where k computes in the process's memory */
+const moe_device_ops_t *moe_kernels_device(const moe_kernels_t *k);
+
+/* the backends', where they were built */
+const moe_device_ops_t *moe_device_cuda(void);
+
+
+#endif /* MOE_KERNELS_DEVICE_H */
