@@ -143,7 +143,8 @@ timed_combine_wait(moe_exchange_t *x, uint32_t half, uint64_t deadline,
 
 
 static moe_exchange_t *
-open_exchange(void *ctx, const moe_exchange_shape_t *shape, moe_err_t *err)
+open_exchange(void *ctx, const moe_exchange_shape_t *shape,
+    const moe_rows_memory_t *memory, moe_err_t *err)
 {
     run_t              *r = ctx;
     moe_mpi_options_t   o;
