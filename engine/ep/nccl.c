@@ -100,6 +100,20 @@ moe_nccl_unique_id(const moe_nccl_api_t *api, ncclUniqueId *id,
 }
 
 
+/* whoever has gone does not come back */
+static int
+misses(moe_nccl_t *n, moe_err_t *err)
+{
+    if (n->gone == NULL || n->gone(n->gone_data, err) == 0) {
+        return 0;
+    }
+
+    moe_nccl_abort(n);
+
+    return -1;
+}
+
+
 /* until what was begun is done */
 static int
 settle(moe_nccl_t *n, const char *what, uint64_t deadline, moe_err_t *err)
@@ -119,6 +133,10 @@ settle(moe_nccl_t *n, const char *what, uint64_t deadline, moe_err_t *err)
 
         if (rc != ncclInProgress) {
             return nccl_error(n, n->api, what, rc, err);
+        }
+
+        if (misses(n, err)) {
+            return -1;
         }
 
         if (deadline != UINT64_MAX && moe_exchange_now() >= deadline) {
@@ -241,8 +259,11 @@ moe_nccl_check(moe_nccl_t *n, moe_err_t *err)
     rc = n->api->ncclCommGetAsyncError(n->comm, &state);
     rc = rc == ncclSuccess ? state : rc;
 
-    return accepted(rc) ? 0
-                        : nccl_error(n, n->api, "an exchange", rc, err);
+    if (!accepted(rc)) {
+        return nccl_error(n, n->api, "an exchange", rc, err);
+    }
+
+    return misses(n, err);
 }
 
 
@@ -266,6 +287,9 @@ moe_nccl_close(moe_nccl_t *n)
     if (n->comm == NULL || n->failed) {
         return;
     }
+
+    /* from here on others go as they should */
+    n->gone = NULL;
 
     if (accepted(n->api->ncclCommFinalize(n->comm))
         && settle(n, "ncclCommFinalize", moe_exchange_now() + CLOSE_MS, &err)

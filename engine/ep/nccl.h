@@ -7,9 +7,9 @@
  * Memory is the device's, a stream is CUDA's.
  *
  * Nothing waits in the library: a communicator is one that does not block, and
- * what has been begun is asked after with naps between, until a deadline.  What
- * has failed once is aborted, which ends what was under way on the device too,
- * and fails from then on.
+ * what has been begun is asked after with naps between, until a deadline.
+ * What has failed once is aborted, which ends what was under way on the device
+ * too, and fails from then on.
  */
 
 #ifndef MOE_NCCL_H
@@ -92,6 +92,11 @@ typedef struct {
     const moe_nccl_api_t  *api;
     ncclComm_t             comm;
     int                    failed;  /* and aborted */
+
+    /* asked while something is waited for: -1 and a line where another rank
+     * has gone, whom the library may not miss; or NULL */
+    int                  (*gone)(void *data, moe_err_t *err);
+    void                  *gone_data;
 } moe_nccl_t;
 
 
@@ -103,8 +108,8 @@ const moe_nccl_api_t *moe_nccl_load(moe_err_t *err);
 int moe_nccl_unique_id(const moe_nccl_api_t *api, ncclUniqueId *id,
     moe_err_t *err);
 
-/* All ranks do so; the device is the current one.  Deadlines here are as in
- * ep/exchange.h. */
+/* All ranks do so; the device is the current one, gone is filled in.  Deadlines
+ * here are as in ep/exchange.h. */
 int moe_nccl_open(moe_nccl_t *n, const moe_nccl_api_t *api,
     const ncclUniqueId *id, uint32_t rank, uint32_t nranks,
     uint64_t deadline, moe_err_t *err);

@@ -78,6 +78,19 @@ share_id(const moe_mpi_t *mpi, ncclUniqueId *id, moe_err_t *err)
 }
 
 
+/* one that has hung up is missed wherever a step of it is waited for, which
+ * is always */
+static int
+has_gone(void *data, moe_err_t *err)
+{
+    uint64_t           ranks;
+    const moe_link_t  *link = data;
+
+    return link->pending(MOE_LINK_IN, MOE_LINK_STEP, &ranks) == 0
+           ? 0 : moe_err(err, "%s", link->why());
+}
+
+
 moe_carrier_t *
 moe_nccl_join(const moe_mpi_t *mpi, const moe_rows_memory_t *memory,
     const moe_exchange_shape_t *shape, uint32_t fixed_rows, moe_err_t *err)
@@ -91,6 +104,8 @@ moe_nccl_join(const moe_mpi_t *mpi, const moe_rows_memory_t *memory,
     }
 
     deadline = moe_exchange_now() + JOIN_MS;
+    n.gone = has_gone;
+    n.gone_data = (void *) (uintptr_t) mpi->link;
 
     if (moe_nccl_open(&n, mpi->nccl, &id, mpi->rank, mpi->nranks, deadline,
                       err)

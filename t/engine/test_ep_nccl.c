@@ -169,7 +169,11 @@ open_model(const char *kernels, int spread, moe_err_t *err)
         .device = mpi.rank,
         .row_format = file->s.format,
         .exchange = spread ? make_exchange : NULL,
-        .exchange_ms = file->s.fault > DIES ? WAIT_MS : LONG_MS
+
+        /* whose device is busy is the first to give up */
+        .exchange_ms = file->s.fault > DIES
+                       && (file->s.fault != BUSY || mpi.rank == 1)
+                       ? WAIT_MS : LONG_MS
     };
 
     return moe_model_open(file->s.dir, &o, NULL, NULL, err);
