@@ -38,13 +38,11 @@ memory_get(void *ctx, void *to, const void *from, size_t bytes,
 }
 
 
-static void
-memory_pack(void *ctx, moe_row_format_e format, const float *x,
-    const uint32_t *from, uint32_t n, uint32_t width, void *out,
-    size_t stride)
+static moe_pack_t
+pack_of(moe_row_format_e format, const void *x, const uint32_t *from,
+    uint32_t n, uint32_t width, void *out, size_t stride)
 {
-    moe_exchange_memory_t  *m = ctx;
-    moe_pack_t              op = {
+    return (moe_pack_t) {
         .x = x,
         .out = out,
         .from = from,
@@ -53,7 +51,18 @@ memory_pack(void *ctx, moe_row_format_e format, const float *x,
         .width = width,
         .bf16 = format == MOE_ROWS_BF16
     };
+}
 
+
+static void
+memory_pack(void *ctx, moe_row_format_e format, const float *x,
+    const uint32_t *from, uint32_t n, uint32_t width, void *out,
+    size_t stride)
+{
+    moe_pack_t              op;
+    moe_exchange_memory_t  *m = ctx;
+
+    op = pack_of(format, x, from, n, width, out, stride);
     m->d->pack(m->c, &op);
 }
 
@@ -63,17 +72,10 @@ memory_unpack(void *ctx, moe_row_format_e format, const void *x,
     size_t stride, const uint32_t *from, uint32_t n, uint32_t width,
     float *out)
 {
+    moe_pack_t              op;
     moe_exchange_memory_t  *m = ctx;
-    moe_pack_t              op = {
-        .x = x,
-        .out = out,
-        .from = from,
-        .stride = stride,
-        .n = n,
-        .width = width,
-        .bf16 = format == MOE_ROWS_BF16
-    };
 
+    op = pack_of(format, x, from, n, width, out, stride);
     m->d->unpack(m->c, &op);
 }
 

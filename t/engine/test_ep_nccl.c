@@ -15,16 +15,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -33,6 +29,7 @@
 #include "ep/tcp.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
+#include "nccl_test.h"
 
 
 enum {
@@ -380,38 +377,6 @@ end(void)
 }
 
 
-/* one that nobody has at the moment */
-static uint32_t
-free_port(void)
-{
-    int                 fd;
-    socklen_t           len;
-    struct sockaddr_in  sin;
-
-    memset(&sin, 0, sizeof(sin));
-    sin.sin_family = AF_INET;
-    sin.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    len = sizeof(sin);
-
-    fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *) &sin, len), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *) &sin, &len), 0);
-    close(fd);
-
-    return ntohs(sin.sin_port);
-}
-
-
-static void
-set(const char *name, uint32_t value)
-{
-    char  text[16];
-
-    snprintf(text, sizeof(text), "%u", value);
-    setenv(name, text, 1);
-}
-
-
 /* somebody who has nothing to say to rank 0 comes before the others */
 static void
 disturb(uint32_t port)
@@ -448,34 +413,24 @@ disturb(uint32_t port)
 static void
 launch(const char *lib)
 {
-    char      dir[PATH_MAX + 32], rank[16];
+    char      rank[16];
     int       status;
     pid_t     pids[RANKS];
     uint32_t  r, port;
 
     port = free_port();
-    snprintf(dir, sizeof(dir), "%.*s/nccl/%s",
-             (int) (strrchr(self, '/') - self), self, lib ? lib : "nothing");
 
     for (r = 0; r < file->s.nranks; r++) {
         pids[r] = fork();
         assert_int_not_equal(pids[r], -1);
 
         if (pids[r] == 0) {
-            set("RANK", r);
-            set("LOCAL_RANK", r);
-            set("WORLD_SIZE", file->s.nranks);
-            set("LOCAL_WORLD_SIZE", file->s.nranks);
-            set("MASTER_PORT", port);
-            setenv("MASTER_ADDR", "127.0.0.1", 1);
+            rank_environment(r, file->s.nranks, port, self,
+                             is_real() ? NULL : lib ? lib : "nothing");
 
             /* the noise is there first */
             if (r != 0) {
                 usleep(200000);
-            }
-
-            if (!is_real()) {
-                setenv("LD_LIBRARY_PATH", dir, 1);
             }
 
             snprintf(rank, sizeof(rank), "%u", r);

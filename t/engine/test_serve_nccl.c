@@ -6,11 +6,9 @@
  * The test starts this program with "serve" as its first argument.
  */
 
-#include <limits.h>
-#include <netinet/in.h>
-
 #include "worker.h"
 #include "run.h"
+#include "nccl_test.h"
 
 
 enum { RANKS = 2, JOBS = 2, TOKENS = 3 };
@@ -23,47 +21,13 @@ static char   self[PATH_MAX];
 static pid_t  pids[RANKS];
 
 
-static uint32_t
-free_port(void)
-{
-    int                 fd;
-    socklen_t           len;
-    struct sockaddr_in  sin;
-
-    memset(&sin, 0, sizeof(sin));
-    sin.sin_family = AF_INET;
-    sin.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    len = sizeof(sin);
-
-    fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *) &sin, len), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *) &sin, &len), 0);
-    close(fd);
-
-    return ntohs(sin.sin_port);
-}
-
-
-static void
-set(const char *name, uint32_t value)
-{
-    char  text[16];
-
-    snprintf(text, sizeof(text), "%u", value);
-    setenv(name, text, 1);
-}
-
-
 /* ranks behind this socket */
 static void
 start_ranks(const char *socket)
 {
-    char      lib[PATH_MAX + 16];
     uint32_t  r, port;
 
     port = free_port();
-    snprintf(lib, sizeof(lib), "%.*s/nccl/good",
-             (int) (strrchr(self, '/') - self), self);
 
     for (r = 0; r < RANKS; r++) {
         fflush(stdout);
@@ -75,13 +39,7 @@ start_ranks(const char *socket)
         }
 
         prctl(PR_SET_PDEATHSIG, SIGTERM);
-        set("RANK", r);
-        set("LOCAL_RANK", r);
-        set("WORLD_SIZE", RANKS);
-        set("LOCAL_WORLD_SIZE", RANKS);
-        set("MASTER_PORT", port);
-        setenv("MASTER_ADDR", "127.0.0.1", 1);
-        setenv("LD_LIBRARY_PATH", lib, 1);
+        rank_environment(r, RANKS, port, self, "good");
 
         if (getenv("TEST_VERBOSE") == NULL) {
             dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
