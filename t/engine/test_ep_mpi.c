@@ -331,7 +331,7 @@ launch(uint32_t nranks, const char *const *args)
     snprintf(np, sizeof(np), "%u", nranks);
     n = 0;
     argv[n++] = "timeout";
-    argv[n++] = "300";
+    argv[n++] = "1200";
     argv[n++] = "mpirun";
     argv[n++] = "-np";
     argv[n++] = np;
