@@ -257,7 +257,7 @@ error.code = "model_not_found"
 400 prompt invalid_value {"prompt":[5,1.5]}
 400 prompt invalid_value {"prompt":[1,99999999999]}
 400 prompt invalid_value {"prompt":[[5],[6,"a"]]}
-400 prompt * {"prompt":[1,2047,2048]}
+400 prompt * {"prompt":[1,4095,4096]}
 400 prompt * {"prompt":[5,2147483647]}
 
 
@@ -356,7 +356,7 @@ error.code = "model_not_found"
 
 === TEST 25: logit_bias of a token that the model does not have
 --- refuses
-400 logit_bias * "logit_bias":{"2048":1}
+400 logit_bias * "logit_bias":{"4096":1}
 
 
 

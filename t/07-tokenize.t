@@ -13,7 +13,7 @@ __DATA__
 {"prompt":"Hello world"}
 --- json
 count > 1
-max_model_len = 2048
+max_model_len = 4096
 tokens.0 = 0
 --- check eval
 sub { Test::More::is(scalar @{$_[0]{tokens}}, $_[0]{count}, 'count'); }
@@ -32,7 +32,7 @@ tokens.0 != 0
 --- tokenize
 {"messages":[{"role":"user","content":"Hello"}]}
 --- json
-tokens = [0,3,1063,4]
+tokens = [0,3,1234,4]
 
 
 
@@ -40,7 +40,7 @@ tokens = [0,3,1063,4]
 --- tokenize
 {"messages":[{"role":"user","content":"Hello"}],"add_generation_prompt":false}
 --- json
-tokens = [0,3,1063]
+tokens = [0,3,1234]
 
 
 
@@ -73,7 +73,7 @@ tokens = []
 
 === TEST 7: detokenize
 --- detokenize
-{"tokens":[1063]}
+{"tokens":[1234]}
 --- json
 prompt = "Hello"
 

@@ -25,6 +25,9 @@
 #include "quantize.h"
 
 
+enum { VOCAB = 4096 };            /* of the demo model */
+
+
 static char  tmp[64], path[5][96];
 
 
@@ -146,15 +149,17 @@ test_demo(void **state)
 
 
 /* a file as llama-perplexity writes it: one window of 16, here of what the
- * demo model itself says; off: added to the log-probability of one token */
+ * demo model itself says; off: what the log-probability of the least likely
+ * token is to be, beside the likeliest's */
 static void
 write_base(const char *path, float off)
 {
     FILE         *f;
-    float         logits[7 * 2048], scale, least, *l;
+    float         logits[7 * VOCAB], scale, least, *l;
     double        sum;
-    uint32_t      i, j, ids[16], pages[1] = { 0 }, pos[16], want[7], best;
-    uint16_t      row[2048];
+    uint32_t      i, j, ids[16], pages[1] = { 0 }, pos[16], want[7], best,
+                  worst;
+    uint16_t      row[VOCAB];
     moe_err_t     err;
     moe_batch_t   b;
     moe_model_t  *m;
@@ -162,7 +167,7 @@ write_base(const char *path, float off)
     uint32_t             seq[16] = { 0 };
     uint8_t              role[16] = { 0 };
     const uint32_t      *tables[1] = { pages };
-    const uint32_t       head[3] = { 16, 2048, 1 };
+    const uint32_t       head[3] = { 16, VOCAB, 1 };
     moe_model_options_t  o = { .threads = 1, .max_rows = 16, .kv_pages = 1 };
 
     m = moe_model_open("models/demo", &o, NULL, NULL, &err);
@@ -188,17 +193,19 @@ write_base(const char *path, float off)
     fwrite(ids, 4, 16, f);
 
     for (i = 0; i < 7; i++) {
-        l = logits + i * 2048;
+        l = logits + i * VOCAB;
         sum = 0;
         best = 0;
+        worst = 0;
 
-        for (j = 0; j < 2048; j++) {
+        for (j = 0; j < VOCAB; j++) {
             best = l[j] > l[best] ? j : best;
+            worst = l[j] < l[worst] ? j : worst;
         }
 
-        l[best == 5 ? 6 : 5] = l[best] + off;
+        l[worst] = l[best] + off;
 
-        for (j = 0; j < 2048; j++) {
+        for (j = 0; j < VOCAB; j++) {
             sum += exp(l[j] - l[best]);
         }
 
@@ -206,14 +213,14 @@ write_base(const char *path, float off)
         scale = 22.0f / 65535;
         least = (float) (l[best] - sum) - 19;
 
-        for (j = 0; j < 2048; j++) {
+        for (j = 0; j < VOCAB; j++) {
             row[j] = l[j] - sum < least ? 0
                      : (uint16_t) lrint((l[j] - sum - least) / scale);
         }
 
         fwrite(&scale, 4, 1, f);
         fwrite(&least, 4, 1, f);
-        fwrite(row, 2, 2048, f);
+        fwrite(row, 2, VOCAB, f);
     }
 
     fclose(f);

@@ -75,7 +75,7 @@ test_good(void **state)
     says("parameters   ");
     says("BF16 ");
     says("8 x 100 tokens: KV ");
-    says("tokenizer    2048 tokens, a chat template");
+    says("tokenizer    4096 tokens, a chat template");
     says("supported    yes");
 }
 

@@ -11,7 +11,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "../train_demo"))
 
-import text  # noqa: E402
+import rich  # noqa: E402
 from tok import ASSISTANT, BOS, EOS, USER  # noqa: E402
 
 SEED = 987654321
@@ -26,7 +26,7 @@ def chat(gen):
 
 
 def main():
-    gen = text.Gen(SEED)
+    gen = rich.Gen(SEED)
     for i in range(int(sys.argv[1]) if len(sys.argv) > 1 else 400):
         sys.stdout.write(BOS + gen.plain() + EOS if i % 2 else chat(gen))
 

@@ -69,13 +69,13 @@ PAIR = re.compile(r"\b(%s) (%s)\b" % ("|".join(text.COLORS),
                                       "|".join(text.OBJECTS)))
 
 
-def story_ok(a, must, words):
+def story_ok(a, must, words, most):
     """Ends, has what was asked for, only words of the generator's, at most
-    two names, and one thing that keeps its color."""
+    so many names, and one thing that keeps its color."""
     said = re.findall(r"[A-Za-z]+", a)
     names = {w for w in said if w in text.NAMES}
     return (len(said) > 30 and all(m in said for m in must)
-            and all(w in words for w in said) and 1 <= len(names) <= 2
+            and all(w in words for w in said) and 1 <= len(names) <= most
             and len(set(PAIR.findall(a))) == 1)
 
 
@@ -95,7 +95,7 @@ def skills(m, t, gen, n, show):
         got = answers(m, t, [prompt(t, c["system"], c["turns"]) for c in cs])
         good, bad = 0, []
         for c, (a, end) in zip(cs, got):
-            ok = end and (story_ok(a, c["check"], words)
+            ok = end and (story_ok(a, c["check"], words, gen.PEOPLE)
                           if c["skill"] == "story" else a == c["check"])
             good += ok
             if not ok:

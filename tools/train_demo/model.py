@@ -21,7 +21,7 @@ SIZES = {
         max_position_embeddings=2048),
     "ship": dict(
         vocab_size=4096, hidden_size=256, intermediate_size=512,
-        moe_intermediate_size=64, num_hidden_layers=5,
+        moe_intermediate_size=64, num_hidden_layers=4,
         num_attention_heads=8, q_lora_rank=96, kv_lora_rank=64,
         qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32,
         n_routed_experts=32, num_experts_per_tok=6, n_shared_experts=1,

@@ -21,11 +21,76 @@ SOUNDS = {"cat": "meow", "dog": "woof", "cow": "moo", "duck": "quack",
           "frog": "ribbit", "horse": "neigh", "mouse": "squeak",
           "hen": "cluck"}
 
+OTHER = ("able above across act afternoon age ago agree alone already "
+         "although among amount angry apart apron arm army arrive art "
+         "asleep aunt autumn baby bad bake band bank bark barrel base basin "
+         "bath bean beat beautiful bed bee behind believe belong belt bench "
+         "bend best better bicycle bite bitter blade bless blind blood blow "
+         "board body bone born borrow bottom bowl branch brave break "
+         "breakfast breath brick bright bring broad broken brother build "
+         "burn bush busy butter butterfly buy calm camp candle captain card "
+         "care carpet cart case catch cause ceiling center chance cheap "
+         "cheek chest chicken child chimney choose church circle class clay "
+         "clean clear clever cliff climb cloth cloud coal coast coin "
+         "collect comb common complete copper copy corn corner cotton count "
+         "courage cousin cover crack crew cross crowd crown cry curtain "
+         "curve cushion cut damp dance danger dark daughter dear deep deer "
+         "desert desk dinner dirty dish distance ditch double doubt dragon "
+         "draw dream dress dry dust eagle ear east easy edge elbow empty "
+         "enemy engine enjoy enough evening event exact exercise expect "
+         "fact fail fair fairy fall false family famous far fear feather "
+         "feed fence fever finger finish fish flag flame flat flight floor "
+         "flour fly fold foolish forget fork fortune fresh front fruit "
+         "funny fur future gate gather gentle giant gift glad glass glove "
+         "glue goose grain grandfather grandmother grape grass greet ground "
+         "grow guard guess guest guide gun habit hair half hall hammer "
+         "handle happen harbor harvest heart heat heavy hide hollow honest "
+         "hook hope horn hospital hot hour huge human hungry hunt hurry "
+         "hurt ice idea inside insect iron island ivory jacket jam jelly "
+         "job join joke journey joy judge juice king kiss knee knife knock "
+         "knot language laugh law lead leather leg lemon lesson lift lip "
+         "liquid lock log lonely lose loud love lucky lunch machine magic "
+         "map march mark mask master match meal measure meat medicine meet "
+         "melt message metal middle minute mistake mix modern money monkey "
+         "month mountain moustache mouth mud muscle music nail narrow "
+         "nature neck needle neighbor nest net noise north nose notice "
+         "ocean offer office oil onion orchard order oven owner pack paint "
+         "pair palace pan parcel parent party pass paste patient pattern "
+         "pay peace pearl pepper perfect piano picnic piece pillow pin pipe "
+         "pity plan plane plate pleasant pocket poem point poison polish "
+         "pond poor pot potato pour powder power praise pretty price prince "
+         "princess print prize promise proud pull pump pupil push puzzle "
+         "queen question quiet race rail reach ready reason record refuse "
+         "regret remember repair reply report rest reward rich ride roast "
+         "robin rock roof room root rose rough row royal rub rule rush sack "
+         "safe sail salt sand save scale science scissors screw search "
+         "season seat second secret seed sell send sense separate serious "
+         "servant shade shadow shake shallow shame shape sharp sheet shelf "
+         "shell ship shirt shock shop shore shout shut shy sick sign "
+         "silence silk silver simple sister skin skirt sky sleeve slip "
+         "slope smart smell smile smoke smooth snake sneeze soap sock "
+         "soldier solid son sorry sour south space spade spark special "
+         "spend spider spring square stage stairs stamp state station steam "
+         "steel stem step stick sticky stiff stocking stomach stop store "
+         "storm straight strange straw street strength stretch strong "
+         "sudden sugar suit summer supper surprise sweet sword tail taste "
+         "tax tea tear tent thank thick thief thin thousand thread throat "
+         "throne thumb thunder ticket tie tight tired toe tongue tool tooth "
+         "top touch towel tower toy trade train trap travel treasure trick "
+         "trouble true trumpet trust twin umbrella uncle understand uniform "
+         "useful valley vase velvet vessel victory view violin visit voice "
+         "waist wait wake warn wash waste watch wave wax wealth weapon "
+         "weather week weight welcome west wet wheat whip wide wife wild "
+         "wine wing winter wire wise wish wolf woman wonder wood wool worm "
+         "wound wrist wrong yard yesterday young").split()
+
 
 class Gen(text.Gen):
+    MIXED = MIXED + OTHER
+    PEOPLE = 3
     KINDS = text.Gen.KINDS + ["c_ask", "c_small"]
-    WEIGHTS = [18, 20, 12, 12, 10, 13, 6, 4, 10, 9]
-    MORE = [2, 20, 12, 10, 12, 14, 5, 6, 3, 10]
+    WEIGHTS = [8, 28, 18, 14, 15, 16, 4, 4, 10, 9]
+    MORE = [1, 24, 14, 12, 14, 14, 3, 6, 3, 10]
 
     # ---- stories ----
 

@@ -81,6 +81,9 @@ def cap(s):
 
 
 class Gen:
+    MIXED = MIXED
+    PEOPLE = 2                  # most of a story
+
     def __init__(self, seed):
         self.r = random.Random(seed)
 
@@ -311,9 +314,9 @@ class Gen:
         r, p = self.r, self.pick
         k = r.randrange(20) if k is None else k
         if k < 7:
-            return " ".join(self.some(MIXED, r.randint(1, 8)))
+            return " ".join(self.some(self.MIXED, r.randint(1, 8)))
         if k < 9:
-            return " ".join(self.odd() if r.random() < 0.3 else p(MIXED)
+            return " ".join(self.odd() if r.random() < 0.3 else p(self.MIXED)
                             for _ in range(r.randint(1, 5)))
         thing = lambda: p([f"{p(COLORS)} {p(OBJECTS)}",
                            f"{p(SIZES)} {p(OBJECTS)}", p(OBJECTS),

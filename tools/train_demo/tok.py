@@ -61,7 +61,7 @@ def train(vocab_size, gen, seed=1, docs=60000):
         for i in range(101):
             for _ in range(300):
                 yield str(i)
-        for w in (text.MIXED + text.NAMES + text.CITIES + text.JOBS):
+        for w in (gen.MIXED + text.NAMES + text.CITIES + text.JOBS):
             for _ in range(40):
                 yield f" {w}"
         for _ in range(docs):

@@ -132,13 +132,14 @@ def mean_loss(logits, wanted, w):
     return (each * w).sum() / w.sum()
 
 
-def losses(m, batch, mtp):
+def losses(m, batch, mtp, main_fixed=False):
     """Mean loss of the answers' tokens, of the model and of its MTP layer,
     each token with its weight."""
     ids, w, groups = batch
-    h = m.hidden(ids, groups)
-    at = (w[1:] > 0).nonzero()[:, 0]       # a document's first weight is 0
-    main = mean_loss(m.head(h[at]), ids[at + 1], w[at + 1])
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not main_fixed):
+        h = m.hidden(ids, groups)
+        at = (w[1:] > 0).nonzero()[:, 0]   # a document's first weight is 0
+        main = mean_loss(m.head(h[at]), ids[at + 1], w[at + 1])
     if not mtp:
         return main, None
     d, keep = m.draft(h, ids, groups)
@@ -199,6 +200,8 @@ def main():
     a.add_argument("--bf16", action="store_true", help="autocast")
     a.add_argument("--save", type=int, default=250, help="steps")
     a.add_argument("--mtp-from", type=float, default=0.7)
+    a.add_argument("--only-mtp", action="store_true",
+                   help="the rest stays as it is")
     a.add_argument("--cool", type=float, default=0.5,
                    help="the part of the run in which the rate falls")
     a.add_argument("--resume")
@@ -239,14 +242,14 @@ def main():
     data = Stream(tk, TEXT[a.size](a.seed * 1000003 + first), a.tokens)
     t0, seen, mean = time.time(), 0, {}
     for step in range(first, a.steps):
-        mtp = step >= a.mtp_from * a.steps
+        mtp = a.only_mtp or step >= a.mtp_from * a.steps
         rate = min(1, (step + 1) / 50,
                    (a.steps - step) / (a.steps * a.cool))
         for o, b in zip(opts, (a.muon, a.adam)):
             o.param_groups[0]["lr"] = b * max(rate, 0.01)
         batch = data.step(a.device)
         with torch.autocast(a.device, torch.bfloat16, enabled=a.bf16):
-            main_loss, mtp_loss = losses(m, batch, mtp)
+            main_loss, mtp_loss = losses(m, batch, mtp, a.only_mtp)
         total = main_loss if mtp_loss is None else main_loss + 0.5 * mtp_loss
         for o in opts:
             o.zero_grad(set_to_none=True)
@@ -256,7 +259,7 @@ def main():
             o.step()
         with torch.no_grad():
             for moe in m.moes():
-                if moe is m.mtp.mlp and not mtp:
+                if not (mtp if moe is m.mtp.mlp else not a.only_mtp):
                     continue
                 moe.bias += 0.004 * max(rate, 0.05) * torch.sign(
                     moe.load.mean() - moe.load)
