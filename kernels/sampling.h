@@ -4,9 +4,9 @@
  *
  * Weights are whole numbers: e^((logit - best) / temperature) in 2^-41, to the
  * nearest.  So sums over a vocabulary, of at most 2^22, are below 2^64, exact
- * and have no order, and a token that is 2^-42 as likely as the best one is not
- * drawn at all.  A random number of 53 bits is a place among the sum of all
- * weights.
+ * and have no order, and a token that is 2^-42 as likely as the best one is
+ * not drawn at all.  A random number of 53 bits is a place among the sum of
+ * all weights.
  */
 
 #ifndef MOE_SAMPLING_H
