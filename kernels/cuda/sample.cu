@@ -6,8 +6,8 @@
  * and put back; nothing else is written but the result.  Which token is the
  * last of the best k, of the best with a share of the weight, or at the place
  * of a random number, is found a few binary digits at a time: weights are
- * added up in buckets of those digits, the bucket with the place is looked for,
- * and what is in it is told apart by the next digits.
+ * added up in buckets of those digits, the bucket with the place is looked
+ * for, and what is in it is told apart by the next digits.
  */
 
 #include "kernels/cuda/device.cuh"
