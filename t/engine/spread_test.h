@@ -211,7 +211,7 @@ await_map(worker_t *v, uint32_t ranks)
              || e.version == 0);
 
     assert_int_equal(e.layers, 3);
-    assert_int_equal(e.experts, 16);
+    assert_int_equal(e.experts, 32);
     assert_int_equal(e.ranks, ranks);
     assert_true(e.rows > 0);
 

@@ -68,7 +68,7 @@ test_rebalance(void **unused)
 }
 
 
-/* the demo's four groups over two nodes */
+/* the demo's eight groups over two nodes */
 
 static void
 test_nodes(void **unused)
@@ -191,7 +191,7 @@ test_stopped(void **unused)
 {
     int          slots[JOBS];
     char         path[64];
-    pid_t        pid;
+    pid_t        pid, rank;
     uint64_t     at;
     moe_stats_t  s;
 
@@ -204,7 +204,9 @@ test_stopped(void **unused)
 
     ask_all(&v, slots);
     worker_pump(&v, 50);
-    kill(engine_rank(pid), SIGSTOP);
+    rank = engine_rank(pid);
+    assert_true(rank > 0);
+    kill(rank, SIGSTOP);
     at = test_ms();
 
     do {
