@@ -37,12 +37,12 @@ my $experts = Live::await(sub {
 }, 60);
 
 ok($experts, 'experts were placed by their loads');
-is($experts->{experts}, 16, 'experts');
+is($experts->{experts}, 32, 'experts');
 is($experts->{ranks}, 2, 'ranks');
 is($experts->{layers}, 3, 'layers with experts');
 cmp_ok($experts->{rows}, '>=', 1, 'rows');
 
-for my $of ([ expert_load => 16 ], [ rank_load => 2 ]) {
+for my $of ([ expert_load => 32 ], [ rank_load => 2 ]) {
     my ($name, $n) = @$of;
     is(scalar @{$experts->{$name}}, 3, "$name: layers");
 
@@ -60,7 +60,7 @@ cmp_ok($status->{placements}, '>=', 1, 'placements');
 cmp_ok($status->{skew_thousandths}, '>=', 1000, 'skew');
 
 my $page = body('/status?format=heat');
-is(scalar(() = $page =~ /<td class=h[0-8]>/g), 3 * (16 + 2), 'a cell each');
+is(scalar(() = $page =~ /<td class=h[0-8]>/g), 3 * (32 + 2), 'a cell each');
 like($page, qr/<h1>unix:\Q$e->{sock}\E<\/h1>/, 'the engine is named');
 like($page, qr/<th>rank 1\n/, 'ranks');
 
