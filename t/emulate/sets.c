@@ -1,8 +1,9 @@
-/* sets: moe_kernels_get() of a program with emulated AVX-512, in place of
- * kernels/cpu/kernels.c */
+/* sets: what is in kernels/cpu/kernels.c, for a program with emulated AVX-512
+ * and without a GPU */
 
 #include <string.h>
 
+#include "kernels/device.h"
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/fp8.h"
 #include "kernels/cpu/sets.h"
@@ -34,4 +35,11 @@ moe_kernels_get(const char *name)
     }
 
     return strcmp(name, "plain-bf16") == 0 ? moe_bf16_plain() : NULL;
+}
+
+
+const moe_device_ops_t *
+moe_kernels_device(const moe_kernels_t *k)
+{
+    return NULL;
 }
