@@ -86,8 +86,8 @@ sub { my $u = $_[0]{usage};
 
 
 === TEST 5: n choices by index; each has its own draw
---- fields
-"n":4,"temperature":2,"seed":5,"max_tokens":30
+--- request eval
+"POST /v1/chat/completions\n{$::hi,\"n\":4,\"temperature\":2,\"seed\":5,\"max_tokens\":30}"
 --- json
 choices # 4
 choices.0.index = 0
