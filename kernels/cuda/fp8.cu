@@ -190,8 +190,8 @@ fp8_product_kernel(moe_matmul_t p)
     cols = p.w.n / HALVES + (p.w.n % HALVES != 0);
 
     product(p.w, p.q, p.bias, p.out, p.ldo, p.nrows,
-               blockIdx.x / cols * ROWS,
-               blockIdx.x % cols * HALVES + threadIdx.x / HALF);
+            blockIdx.x / cols * ROWS,
+            blockIdx.x % cols * HALVES + threadIdx.x / HALF);
 }
 
 
