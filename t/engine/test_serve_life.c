@@ -151,7 +151,7 @@ test_drain_stuck(void **unused)
         worker_pump(v, 100);
     }
 
-    kill(engine_rank(pid), SIGSTOP);
+    signal_rank(pid, SIGSTOP);
     kill(pid, SIGTERM);
 
     worker_wait(v, slot);
@@ -411,7 +411,7 @@ test_ranks(void **unused)
     assert_int_equal(s.ranks, 3);
     assert_int_equal(s.ranks_up, 3);
 
-    kill(engine_rank(pid), SIGKILL);
+    signal_rank(pid, SIGKILL);
 
     for (i = 1; i < 8; i++) {
         worker_wait(v, slots[i]);
@@ -455,7 +455,7 @@ test_stuck(void **unused)
         worker_pump(v, 100);
     }
 
-    kill(engine_rank(pid), SIGSTOP);
+    signal_rank(pid, SIGSTOP);
 
     worker_wait(v, b);
     assert_sound(&v->jobs[b], 200);

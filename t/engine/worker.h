@@ -223,6 +223,18 @@ engine_rank(pid_t pid)
 }
 
 
+/* never to pid 0, which is the test's own process group */
+static inline void
+signal_rank(pid_t pid, int signo)
+{
+    pid_t  rank;
+
+    rank = engine_rank(pid);
+    assert_int_not_equal(rank, 0);
+    assert_int_equal(kill(rank, signo), 0);
+}
+
+
 /* clock ticks that the process has computed */
 static inline unsigned long
 process_ticks(pid_t pid)
