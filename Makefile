@@ -29,7 +29,8 @@ SHARED  = $(if $(filter build/cuda-%,$(BUILD)),build,$(BUILD))
 OBJS    = $(patsubst %.c,$(SHARED)/obj/%.o,$(filter-out $(KNOWS),$(ENGINE))) \
           $(KNOWS:%.c=$(BUILD)/obj/%.o) $(KERNELS:%.cu=$(BUILD)/obj/%.o)
 LIB     = $(BUILD)/libmoe.a
-CUDA_UNITS = test_cuda test_cuda_model test_ep_nccl test_serve_nccl
+CUDA_UNITS = test_cuda test_cuda_rows test_cuda_model test_ep_nccl \
+             test_serve_nccl
 TSAN_UNITS = test_jobq test_kernels test_attention test_rank test_ep
 UNITS   = $(patsubst t/engine/%.c,$(BUILD)/t/%,$(filter-out \
               $(if $(CUDA),,$(CUDA_UNITS:%=t/engine/%.c)), \

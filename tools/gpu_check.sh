@@ -107,25 +107,29 @@ part() {
 
 
 do_build() {
-    "${make[@]}" engine $bin/t/test_cuda $bin/t/test_cuda_model \
-        $bin/t/test_golden $bin/t/test_mtp $bin/t/test_ep_nccl \
-        $bin/bench-gpu $bin/shapes
+    "${make[@]}" engine $bin/t/test_cuda $bin/t/test_cuda_rows \
+        $bin/t/test_cuda_model $bin/t/test_golden $bin/t/test_mtp \
+        $bin/t/test_ep_nccl $bin/bench-gpu $bin/shapes
 }
 
 
 do_kernels() {
-    local large=MOE_CUDA_LARGE=1 rounds=20
+    local large=MOE_CUDA_LARGE=1 rounds=20 rc=0 t
 
     if [ $cuda = simt ]; then
         large=NOTHING=1 rounds=1
     fi
 
-    env $large MOE_CUDA_ROUNDS=$rounds $bin/t/test_cuda
+    for t in test_cuda test_cuda_rows; do
+        env $large MOE_CUDA_ROUNDS=$rounds $bin/t/$t || rc=1
+    done
+
+    return $rc
 }
 
 
 do_sanitizer() {
-    local s
+    local s rc=0 t
 
     s=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer \
         /usr/local/cuda*/compute-sanitizer/compute-sanitizer 2>/dev/null \
@@ -135,7 +139,11 @@ do_sanitizer() {
         return 77
     fi
 
-    "$s" --tool "$1" --error-exitcode 9 $bin/t/test_cuda
+    for t in test_cuda test_cuda_rows; do
+        "$s" --tool "$1" --error-exitcode 9 $bin/t/$t || rc=1
+    done
+
+    return $rc
 }
 
 
