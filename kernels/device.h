@@ -2,7 +2,7 @@
  * device: what a backend with a device of its own has beside moe_kernels_t,
  * for models whose experts are on several of them.
  *
- * Everything here is in order with the operations of the table.
+ * Everything here but bring() is in order with the operations of the table.
  */
 
 #ifndef MOE_KERNELS_DEVICE_H
@@ -51,6 +51,12 @@ typedef struct {
 
     /* what the maker's libraries know the order of operations by */
     void *(*stream)(moe_device_t *d);
+
+    /* As put() of moe_memory_t, but at once, for operations that were asked for
+     * before and do not touch it go on meanwhile; waits until it is there.  One
+     * thread at a time calls it, any one. */
+    int (*bring)(moe_device_t *d, void *to, const void *from, size_t bytes,
+                 moe_err_t *err);
 
     /* as moe_row_format_pack() and moe_row_format_unpack() do it */
     void (*pack)(const moe_kctx_t *c, const moe_pack_t *op);

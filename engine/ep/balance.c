@@ -487,6 +487,53 @@ moe_balance_map_bytes(uint32_t layers, uint32_t n_experts, uint32_t n_ranks)
 }
 
 
+/* a rank's load over the mean is 1 to as many as there are ranks, but for
+ * rounding */
+static int
+is_skew(double skew, uint32_t ranks)
+{
+    return skew >= 0.999 && skew <= ranks + 0.001;
+}
+
+
+int
+moe_balance_map_check(const moe_balance_map_t *map, size_t bytes,
+    uint32_t layers, uint32_t experts, uint32_t ranks, moe_err_t *err)
+{
+    const moe_balance_figures_t  *f;
+
+    if (bytes < sizeof(*map)) {
+        return moe_err(err, "a map of %zu bytes, whose beginning has %zu",
+                       bytes, sizeof(*map));
+    }
+
+    if (map->layers > layers || map->experts != experts
+        || map->ranks != ranks)
+    {
+        return moe_err(err, "a map of %u layers, %u experts and %u ranks "
+                       "where there are %u, %u and %u", map->layers,
+                       map->experts, map->ranks, layers, experts, ranks);
+    }
+
+    if (bytes != moe_balance_map_bytes(map->layers, experts, ranks)) {
+        return moe_err(err, "a map of %zu bytes that says it has %zu", bytes,
+                       moe_balance_map_bytes(map->layers, experts, ranks));
+    }
+
+    f = &map->figures;
+
+    if (!is_skew(f->before, ranks) || !is_skew(f->after, ranks)
+        || f->nodes == 0 || f->nodes > ranks)
+    {
+        return moe_err(err, "a map with skews of %g and %g on %u nodes, "
+                       "which %u ranks cannot have", f->before, f->after,
+                       f->nodes, ranks);
+    }
+
+    return 0;
+}
+
+
 /* of something whose mean is one */
 static uint16_t
 cell(double load)

@@ -103,5 +103,10 @@ size_t moe_balance_map_bytes(uint32_t layers, uint32_t n_experts,
  * all layers of the shape. */
 void moe_balance_map(const moe_balance_t *b, moe_balance_map_t *map);
 
+/* Whether these bytes, which another rank has sent, are a map of that many
+ * experts and ranks, and of no more layers.  -1 and a line in err. */
+int moe_balance_map_check(const moe_balance_map_t *map, size_t bytes,
+    uint32_t layers, uint32_t experts, uint32_t ranks, moe_err_t *err);
+
 
 #endif /* MOE_BALANCE_H */

@@ -79,6 +79,29 @@ typedef struct {
 } moe_expert_result_t;
 
 
+/*
+ * Weights in a device's memory, of a rank that has places there for some
+ * experts of each layer alone.  What others are to be there instead is brought
+ * beside the steps, of one layer at a time.  Calls come from the thread that
+ * computes, and do not wait.  -1 and err: the device has failed.
+ */
+typedef struct {
+    void  *ctx;
+
+    /* Begins to bring those of experts[n] that the layer's places lack; NONE
+     * (ep/spread.h) and one that comes twice are passed over. */
+    int (*bring)(void *ctx, uint32_t layer, const uint32_t *experts,
+                 uint32_t n, moe_err_t *err);
+
+    /* 1: they are there; 0: not yet */
+    int (*brought)(void *ctx, moe_err_t *err);
+
+    /* Between steps, once they are: from now on those of bring are the
+     * layer's, and no others. */
+    void (*take)(void *ctx);
+} moe_expert_memory_t;
+
+
 typedef struct moe_exchange_s  moe_exchange_t;
 
 typedef struct {
@@ -93,9 +116,14 @@ typedef struct {
                    moe_err_t *err);
     void (*close)(moe_exchange_t *x);
 
-    /* whether this rank computes the expert, now or at some time; NULL: any
-     * of them */
+    /* All NULL where a rank may be asked for any expert.  How many of a layer
+     * it has at a time, at most; whether the expert is one of them now; whether
+     * that changes, and then who brings others: memory is the caller's, there
+     * before the first step, and outlives the last one. */
+    uint32_t (*places)(const moe_exchange_t *x);
     int (*holds)(const moe_exchange_t *x, uint32_t layer, uint32_t expert);
+    int (*moves)(const moe_exchange_t *x);
+    void (*remember)(moe_exchange_t *x, const moe_expert_memory_t *memory);
 
     /* for steps in halves; all NULL where a transport has none.  half is 0 or
      * 1, and everything else as above */

@@ -54,8 +54,12 @@ static int mpi_combine_wait(moe_exchange_t *x, uint32_t half,
     moe_err_t *err);
 static void mpi_move(moe_exchange_t *x);
 static void mpi_close(moe_exchange_t *x);
+static uint32_t mpi_places(const moe_exchange_t *x);
 static int mpi_holds(const moe_exchange_t *x, uint32_t layer,
     uint32_t expert);
+static int mpi_moves(const moe_exchange_t *x);
+static void mpi_remember(moe_exchange_t *x,
+    const moe_expert_memory_t *memory);
 static int mpi_asked(moe_exchange_t *x);
 static int mpi_doze(moe_exchange_t *x, int fd, int timeout);
 
@@ -80,7 +84,10 @@ static const moe_exchange_ops_t  carried_ops = {
     .dispatch = mpi_dispatch,
     .combine = mpi_combine,
     .close = mpi_close,
+    .places = mpi_places,
     .holds = mpi_holds,
+    .moves = mpi_moves,
+    .remember = mpi_remember,
     .asked = mpi_asked,
     .doze = mpi_doze
 };
@@ -278,10 +285,6 @@ static int
 join_nccl(mpi_t *x, const moe_exchange_shape_t *shape,
     const moe_mpi_options_t *o, moe_err_t *err)
 {
-    if (o->balance.period_us) {
-        return moe_err(err, "exchange: experts on devices stay in place");
-    }
-
     x->base.ops = &carried_ops;
     x->carrier = moe_nccl_join(x->mpi, o->memory, shape, x->fixed_rows, err);
 
@@ -327,8 +330,9 @@ set_up(mpi_t *x, const moe_exchange_shape_t *shape,
         }
     }
 
-    if (o->placement != NULL
-        && moe_parcels_check(&x->halves[0].parcels, o->placement, err) != 0)
+    if ((o->placement != NULL
+         && moe_parcels_check(&x->halves[0].parcels, o->placement, err) != 0)
+        || (o->memory != NULL && moe_mpi_places(x, o, err) != 0))
     {
         return -1;
     }
@@ -457,7 +461,29 @@ mpi_close(moe_exchange_t *base)
     moe_parcels_free(&x->halves[1].parcels);
     moe_ep_placement_free(x->placement);
     moe_ep_placement_free(x->next);
+    moe_ep_placement_free(x->goal);
     free(x);
+}
+
+
+static uint32_t
+mpi_places(const moe_exchange_t *base)
+{
+    return ((const mpi_t *) base)->places;
+}
+
+
+static int
+mpi_moves(const moe_exchange_t *base)
+{
+    return ((const mpi_t *) base)->moves;
+}
+
+
+static void
+mpi_remember(moe_exchange_t *base, const moe_expert_memory_t *memory)
+{
+    ((mpi_t *) base)->experts = memory;
 }
 
 
@@ -467,23 +493,6 @@ mpi_holds(const moe_exchange_t *base, uint32_t layer, uint32_t expert)
     const mpi_t  *x = (const mpi_t *) base;
 
     return moe_ep_placement_holds(x->placement, layer, expert, x->mpi->rank);
-}
-
-
-int
-moe_exchange_mpi_place(moe_exchange_t *base, moe_ep_placement_t *p,
-    moe_err_t *err)
-{
-    mpi_t  *x = (mpi_t *) base;
-
-    return moe_parcels_place(&x->halves[0].parcels, &x->next, p, err);
-}
-
-
-uint32_t
-moe_exchange_mpi_placed(const moe_exchange_t *base)
-{
-    return ((const mpi_t *) base)->placement->version;
 }
 
 
@@ -694,7 +703,7 @@ agree(mpi_t *x, moe_err_t *err)
     max = 0;
     over = 1;
     fixed = x->fixed_rows;
-    mine = x->next ? x->next->version : 0;
+    mine = moe_mpi_next(x);
     next = mine;
 
     for (r = 0; r < x->mpi->nranks; r++) {
@@ -703,12 +712,14 @@ agree(mpi_t *x, moe_err_t *err)
         if ((r != x->mpi->rank
              && x->link->got(MOE_LINK_STEP, r) != sizeof(step_t))
             || s->number != x->steps || s->rows > x->shape.max_rows
-            || s->placed != x->placement->version)
+            || s->placed != x->placement->version || s->moved != x->moved)
         {
             moe_err(err, "exchange: rank %u has %u rows, at most %u, "
-                    "placement %u where it is %u, and is in step %u of %u",
+                    "placement %u where it is %u, %u layers of the next where "
+                    "there are %u, and is in step %u of %u",
                     r, s->rows, x->shape.max_rows, s->placed,
-                    x->placement->version, s->number, x->steps);
+                    x->placement->version, s->moved, x->moved, s->number,
+                    x->steps);
             return moe_mpi_give_up(x);
         }
 
@@ -719,38 +730,13 @@ agree(mpi_t *x, moe_err_t *err)
     }
 
     if (next != 0) {
-        moe_ep_placement_free(x->placement);
-        x->placement = x->next;
-        x->next = NULL;
+        moe_mpi_take_next(x);
     }
 
     x->base.most_rows = max;
     x->base.halves = moe_overlap_halves(x->peers[0].said.halves, max) != 0;
     share(x, max, fixed);
     x->over = over != 0;
-
-    return 0;
-}
-
-
-/* what was pending before was an older one, which not all may have had */
-static int
-look_for_placement(mpi_t *x, moe_err_t *err)
-{
-    moe_ep_placement_t  *p;
-
-    if (x->balance == NULL) {
-        return 0;
-    }
-
-    if (moe_mpi_balance_turn(x->balance, x->leaves, &p, err) != 0) {
-        return -1;
-    }
-
-    if (p != NULL) {
-        moe_ep_placement_free(x->next);
-        x->next = p;
-    }
 
     return 0;
 }
@@ -766,7 +752,8 @@ say(mpi_t *x, uint32_t nrows, moe_err_t *err)
     s.rows = nrows;
     s.fixed_rows = x->fixed_rows;
     s.placed = x->placement->version;
-    s.next = x->next ? x->next->version : 0;
+    s.next = moe_mpi_next(x);
+    s.moved = x->moved;
     s.leaves = x->leaves;
     s.halves = moe_overlap_wish(&x->overlap);
 
@@ -820,7 +807,7 @@ begin(mpi_t *x, uint32_t nrows, uint64_t deadline,
                        x->shape.max_rows);
     }
 
-    if (look_for_placement(x, err) != 0) {
+    if (moe_mpi_look_for_placement(x, err) != 0) {
         return moe_mpi_give_up(x);
     }
 

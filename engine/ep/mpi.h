@@ -57,6 +57,10 @@ typedef struct {
                                          * mpi->nccl; NULL: the process's */
     moe_ep_placement_t  *placement;     /* NULL: plain; else the exchange's
                                          * once it is there */
+    uint32_t             places;        /* with memory: of experts of a layer
+                                         * at a time; 0: as many as balance,
+                                         * or without it a plain placement,
+                                         * takes */
     moe_overlap_e        overlap;       /* of steps in halves; rank 0's; not
                                          * with memory */
     moe_mpi_balance_options_t
@@ -84,7 +88,8 @@ moe_exchange_t *moe_exchange_mpi(const moe_mpi_t *mpi,
     const moe_exchange_shape_t *shape, const moe_mpi_options_t *o,
     moe_err_t *err);
 
-/* As moe_exchange_shm_place() and moe_exchange_shm_placed(). */
+/* As moe_exchange_shm_place() and moe_exchange_shm_placed().  With memory a
+ * placement is taken up a layer at a time. */
 int moe_exchange_mpi_place(moe_exchange_t *x, moe_ep_placement_t *p,
     moe_err_t *err);
 uint32_t moe_exchange_mpi_placed(const moe_exchange_t *x);

@@ -97,9 +97,29 @@ board_put(void *data, uint32_t epoch, uint32_t version, uint32_t n_local,
 }
 
 
+static uint32_t
+spare_of(const moe_exchange_shape_t *shape,
+    const moe_mpi_balance_options_t *o)
+{
+    return o->spare == UINT32_MAX ? shape->n_experts / 8 : o->spare;
+}
+
+
+uint32_t
+moe_mpi_balance_slots(const moe_exchange_shape_t *shape, uint32_t nranks,
+    const moe_mpi_balance_options_t *o)
+{
+    uint32_t  n;
+
+    n = (shape->n_experts + spare_of(shape, o) + nranks - 1) / nranks;
+
+    return n < shape->n_experts ? n : shape->n_experts;
+}
+
+
 static int
 create_balance(moe_mpi_balance_t *b, const moe_mpi_balance_options_t *o,
-    uint32_t spare, moe_err_t *err)
+    moe_err_t *err)
 {
     moe_balance_board_t  board = {
         .data = b,
@@ -117,7 +137,8 @@ create_balance(moe_mpi_balance_t *b, const moe_mpi_balance_options_t *o,
         .slots = b->slots
     };
 
-    b->balance = moe_balance_create(&shape, &board, spare, b->period_us, err);
+    b->balance = moe_balance_create(&shape, &board, spare_of(&b->shape, o),
+                                    b->period_us, err);
 
     return b->balance ? 0 : -1;
 }
@@ -153,12 +174,9 @@ static int
 set_up(moe_mpi_balance_t *b, const moe_mpi_balance_options_t *o,
     moe_err_t *err)
 {
-    uint32_t  r, spare, n;
+    uint32_t  r, n;
 
-    spare = o->spare == UINT32_MAX ? b->shape.n_experts / 8 : o->spare;
-    n = (b->shape.n_experts + spare + b->nranks - 1) / b->nranks;
-    b->slots = n < b->shape.n_experts ? n : b->shape.n_experts;
-
+    b->slots = moe_mpi_balance_slots(&b->shape, b->nranks, o);
     b->counts_bytes = cells(b) * sizeof(uint64_t);
     b->most_bytes = sizeof(head_t) + (size_t) b->shape.n_layers * b->nranks
                                      * b->slots * sizeof(uint32_t);
@@ -191,7 +209,7 @@ set_up(moe_mpi_balance_t *b, const moe_mpi_balance_options_t *o,
         }
     }
 
-    return create_balance(b, o, spare, err);
+    return create_balance(b, o, err);
 }
 
 
@@ -375,9 +393,8 @@ map_bytes(const moe_balance_map_t *map)
 static int
 take_map(moe_mpi_balance_t *b, moe_err_t *err)
 {
-    size_t                    got;
-    uint64_t                  ranks;
-    const moe_balance_map_t  *map;
+    size_t    got;
+    uint64_t  ranks;
 
     if (b->link->pending(MOE_LINK_IN, MOE_LINK_MAP, &ranks) != 0) {
         return moe_err(err, "exchange: %s", b->link->why());
@@ -388,16 +405,15 @@ take_map(moe_mpi_balance_t *b, moe_err_t *err)
     }
 
     got = b->link->got(MOE_LINK_MAP, 0);
-    map = b->passing;
 
-    if (got < sizeof(*map) || map->layers > b->shape.n_layers
-        || map->experts != b->shape.n_experts || map->ranks != b->nranks
-        || got != map_bytes(map))
+    if (moe_balance_map_check(b->passing, got, b->shape.n_layers,
+                              b->shape.n_experts, b->nranks, err)
+        != 0)
     {
-        return moe_err(err, "exchange: rank 0 sends a map of %zu bytes", got);
+        return moe_err_prefix(err, "exchange: rank 0 sends");
     }
 
-    memcpy(b->map, map, got);
+    memcpy(b->map, b->passing, got);
 
     return expect_map(b, err);
 }
@@ -484,7 +500,7 @@ look(moe_mpi_balance_t *b, uint64_t now, moe_ep_placement_t **next,
 
 
 int
-moe_mpi_balance_turn(moe_mpi_balance_t *b, int leaves,
+moe_mpi_balance_turn(moe_mpi_balance_t *b, int leaves, int moves,
     moe_ep_placement_t **next, moe_err_t *err)
 {
     int       rc;
@@ -496,7 +512,7 @@ moe_mpi_balance_turn(moe_mpi_balance_t *b, int leaves,
     if (b->rank == 0) {
         rc = take_counts(b, err);
 
-        return rc != 0 || leaves ? rc : look(b, now, next, err);
+        return rc != 0 || leaves || moves ? rc : look(b, now, next, err);
     }
 
     rc = leaves ? 0 : send_counts(b, now, err);

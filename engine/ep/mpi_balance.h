@@ -30,6 +30,10 @@ typedef struct {
 } moe_mpi_balance_options_t;
 
 
+/* Slots that a rank has in a layer, at most, of any placement to come. */
+uint32_t moe_mpi_balance_slots(const moe_exchange_shape_t *shape,
+    uint32_t nranks, const moe_mpi_balance_options_t *o);
+
 /* Before any message of the others can come.  NULL and err. */
 moe_mpi_balance_t *moe_mpi_balance_create(const moe_link_t *link,
     uint32_t rank, uint32_t nranks, const moe_exchange_shape_t *shape,
@@ -44,10 +48,11 @@ void moe_mpi_balance_count(moe_mpi_balance_t *b, uint32_t layer,
 
 /*
  * Between steps.  next: a placement that every rank gets, the caller's; NULL:
- * none.  leaves: nothing is sent any more.  -1 and err where another rank
- * sends what is none, or messages fail.
+ * none.  leaves: nothing is sent any more.  moves: the last placement is not in
+ * use yet; rank 0 looks again once it is.  -1 and err where another rank sends
+ * what is none, or messages fail.
  */
-int moe_mpi_balance_turn(moe_mpi_balance_t *b, int leaves,
+int moe_mpi_balance_turn(moe_mpi_balance_t *b, int leaves, int moves,
     moe_ep_placement_t **next, moe_err_t *err);
 
 /* Of the last look, as rank 0 or what has come of it here; good until the

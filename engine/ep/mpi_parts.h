@@ -24,6 +24,8 @@ typedef struct {
     uint32_t  fixed_rows;
     uint32_t  placed;
     uint32_t  next;             /* placement, 0: none */
+    uint32_t  moved;            /* layers of next that are in use before it
+                                 * is as a whole */
     uint32_t  leaves;
     uint32_t  halves;           /* at which sizes: rank 0's counts */
 } moe_mpi_step_t;
@@ -69,6 +71,17 @@ typedef struct {
     moe_ep_placement_t   *placement;
     moe_ep_placement_t   *next;         /* once all have it */
 
+    /* where a rank has but some of the experts, see mpi_place.c */
+    uint32_t              places;       /* of a layer; 0: it has all */
+    const moe_expert_memory_t
+                         *experts;
+    moe_ep_placement_t   *goal;         /* next leads there; NULL: it is the
+                                         * goal, or there is none */
+    uint32_t              moved;        /* layers of it */
+    uint32_t              layer;        /* that is brought */
+    unsigned              moves:1;      /* there may be a goal */
+    unsigned              bringing:1;
+
     moe_mpi_balance_t    *balance;      /* NULL: they stay in place */
     moe_carrier_t        *carrier;      /* of rows; NULL: messages have them */
     size_t                row_bytes;    /* of a row in a message */
@@ -111,6 +124,24 @@ int moe_mpi_broken(const moe_mpi_exchange_t *x, uint64_t *late,
 /* Until ours of this kind have gone, and theirs are here. */
 int moe_mpi_await(moe_mpi_exchange_t *x, moe_link_kind_e kind,
     const char *what, uint64_t deadline, uint64_t *late, moe_err_t *err);
+
+
+/* mpi_place.c */
+
+
+/* How many places this rank has for experts, on a device. */
+int moe_mpi_places(moe_mpi_exchange_t *x, const moe_mpi_options_t *o,
+    moe_err_t *err);
+
+/* Between steps, before this rank speaks of the next one: what is to be next,
+ * if it is here. */
+int moe_mpi_look_for_placement(moe_mpi_exchange_t *x, moe_err_t *err);
+
+/* The version that next is, or leads to; 0: it is not here. */
+uint32_t moe_mpi_next(const moe_mpi_exchange_t *x);
+
+/* All ranks have next. */
+void moe_mpi_take_next(moe_mpi_exchange_t *x);
 
 
 /* mpi_layer.c: the calls of moe_exchange_ops_t; begin has filled in what

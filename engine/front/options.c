@@ -127,8 +127,7 @@ static const char  moe_serve_help[] =
     "                         each, for those with most rows (default: an\n"
     "                         eighth of the experts)\n"
     "  --rebalance S          spread experts are placed anew by their loads\n"
-    "                         every S seconds; 0: never, as on GPUs\n"
-    "                         (default: 10)\n"
+    "                         every S seconds; 0: never (default: 10)\n"
     "  --nodes N              the ranks are on N nodes, equal runs of them;\n"
     "                         a group of experts, where the router chooses\n"
     "                         among groups, stays on one (default: 1,\n"
@@ -443,7 +442,7 @@ moe_option_set(moe_serve_options_t *o, int c, const char *name,
 }
 
 
-/* rows go from GPU to GPU, whose experts stay where they are */
+/* rows go from GPU to GPU */
 
 static int
 moe_serve_nccl(moe_serve_options_t *o, moe_err_t *err)
@@ -453,16 +452,10 @@ moe_serve_nccl(moe_serve_options_t *o, moe_err_t *err)
                        "cuda is needed");
     }
 
-    if (o->rebalance_s != 0 && o->rebalance_s != UINT32_MAX) {
-        return moe_err(err, "--rebalance: with --transport nccl experts stay "
-                       "where they are");
-    }
-
     if (o->rank.overlap == MOE_OVERLAP_ON) {
         return moe_err(err, "--overlap on: not with --transport nccl yet");
     }
 
-    o->rebalance_s = 0;
     o->by_env = moe_launched_env(&o->launched, NULL);
 
     if (!o->by_env && !moe_launched(&o->launched)) {
@@ -483,12 +476,12 @@ moe_serve_nccl(moe_serve_options_t *o, moe_err_t *err)
 static int
 moe_serve_launcher(moe_serve_options_t *o, moe_err_t *err)
 {
-    if (o->transport == MOE_TRANSPORT_NCCL) {
-        return moe_serve_nccl(o, err);
-    }
-
     if (o->rebalance_s == UINT32_MAX) {
         o->rebalance_s = MOE_SERVE_REBALANCE_S;
+    }
+
+    if (o->transport == MOE_TRANSPORT_NCCL) {
+        return moe_serve_nccl(o, err);
     }
 
     if (o->transport == MOE_TRANSPORT_SHM || !moe_launched(&o->launched)) {

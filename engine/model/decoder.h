@@ -147,6 +147,9 @@ typedef struct {
 } moe_mtp_t;
 
 
+typedef struct moe_expert_places_s  moe_expert_places_t;
+
+
 struct moe_model_s {
     moe_config_t          cfg;
     moe_weights_t        *weights;
@@ -168,6 +171,7 @@ struct moe_model_s {
                                      * or with a device its copy */
     size_t                nvectors; /* floats */
     void                 *device_weights;   /* NULL without a device */
+    moe_expert_places_t  *places;   /* in there; NULL: of all experts */
     float                *freq;     /* [rope.dim / 2] */
     moe_clamped_t         clamped;  /* of experts; limit 0: they have silu */
 
@@ -199,6 +203,13 @@ void moe_decoder_bind_vectors(moe_model_t *m, const float *base);
  */
 int moe_decoder_to_device(moe_model_t *m,
     int (*progress)(void *ctx, uint32_t percent), void *ctx, moe_err_t *err);
+
+/* What it takes there: bytes of a matrix and, FP8 only, of its scales; of all
+ * three matrices of an expert, each of their parts aligned. */
+size_t moe_decoder_matrix_bytes(const moe_matrix_t *w);
+size_t moe_decoder_scale_bytes(const moe_matrix_t *w);
+size_t moe_decoder_aligned(size_t bytes);
+size_t moe_decoder_ffn_bytes(const moe_ffn_mats_t *f);
 
 /* memory of a step for max_rows */
 int moe_decoder_memory(moe_model_t *m, moe_err_t *err);

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/packed.h"
 #include "model/decoder.h"
+#include "model/expert_places.h"
 
 
 enum { ALIGN = 256 };
@@ -26,8 +27,8 @@ typedef struct {
 static int copy_all(copy_t *c);
 
 
-static size_t
-matrix_bytes(const moe_matrix_t *w)
+size_t
+moe_decoder_matrix_bytes(const moe_matrix_t *w)
 {
     size_t  each;
 
@@ -41,6 +42,38 @@ matrix_bytes(const moe_matrix_t *w)
 }
 
 
+size_t
+moe_decoder_scale_bytes(const moe_matrix_t *w)
+{
+    return w->type == MOE_W_F8_E4M3
+           ? ((size_t) w->n + 127) / 128 * w->scale_cols * sizeof(float) : 0;
+}
+
+
+size_t
+moe_decoder_aligned(size_t bytes)
+{
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+
+size_t
+moe_decoder_ffn_bytes(const moe_ffn_mats_t *f)
+{
+    size_t               i, bytes;
+    const moe_matrix_t  *all[] = { &f->gate, &f->up, &f->down };
+
+    bytes = 0;
+
+    for (i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        bytes += moe_decoder_aligned(moe_decoder_matrix_bytes(all[i]))
+                 + moe_decoder_aligned(moe_decoder_scale_bytes(all[i]));
+    }
+
+    return bytes;
+}
+
+
 /* where from's bytes are on the device */
 static void *
 copy_bytes(copy_t *c, const void *from, size_t bytes)
@@ -48,7 +81,7 @@ copy_bytes(copy_t *c, const void *from, size_t bytes)
     char  *to;
 
     to = c->base ? c->base + c->at : NULL;
-    c->at += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    c->at += moe_decoder_aligned(bytes);
 
     if (to != NULL) {
         c->m->kernels->memory->put(c->m->kctx.device, to, from, bytes);
@@ -63,19 +96,17 @@ copy_matrix(copy_t *c, moe_matrix_t *w)
 {
     void      *data;
     float     *scale;
-    size_t     scales;
     uint32_t   percent;
 
     if (w->data == NULL) {
         return 0;
     }
 
-    data = copy_bytes(c, w->data, matrix_bytes(w));
+    data = copy_bytes(c, w->data, moe_decoder_matrix_bytes(w));
     scale = NULL;
 
     if (w->type == MOE_W_F8_E4M3) {
-        scales = ((size_t) w->n + 127) / 128 * w->scale_cols;
-        scale = copy_bytes(c, w->scale, scales * sizeof(float));
+        scale = copy_bytes(c, w->scale, moe_decoder_scale_bytes(w));
     }
 
     if (c->base == NULL) {
@@ -113,7 +144,7 @@ copy_ffn(copy_t *c, moe_ffn_mats_t *f)
 
 /* what is elsewhere has no place here */
 static int
-copy_expert(copy_t *c, uint32_t layer, uint32_t e)
+copy_expert(copy_t *c, uint32_t layer, uint32_t e, size_t at)
 {
     moe_ffn_mats_t  *f;
     moe_exchange_t  *x;
@@ -121,16 +152,64 @@ copy_expert(copy_t *c, uint32_t layer, uint32_t e)
     x = c->m->exchange;
     f = &c->m->layers[layer].experts[e];
 
-    if (layer >= (uint32_t) c->m->cfg.n_layers || x->ops->holds == NULL
-        || x->ops->holds(x, layer, e))
-    {
+    if (x->ops->holds(x, layer, e)) {
+        c->at = at + moe_expert_places_add(c->m->places, layer, e);
         return copy_ffn(c, f);
     }
 
-    if (c->base != NULL) {
-        f->gate.data = NULL;
-        f->up.data = NULL;
-        f->down.data = NULL;
+    f->gate.data = NULL;
+    f->up.data = NULL;
+    f->down.data = NULL;
+
+    return 0;
+}
+
+
+/* of a layer whose experts are spread: those of this rank in its places */
+static int
+copy_spread(copy_t *c, uint32_t layer)
+{
+    size_t    at, bytes;
+    uint32_t  e;
+
+    at = c->at;
+    bytes = moe_expert_places_bytes(c->m->places, layer);
+
+    if (c->base != NULL && bytes != 0) {
+        moe_expert_places_are(c->m->places, layer, c->base + at);
+
+        for (e = 0; e < (uint32_t) c->m->cfg.n_experts; e++) {
+            if (copy_expert(c, layer, e, at) != 0) {
+                return -1;
+            }
+        }
+    }
+
+    c->at = at + bytes;
+
+    return 0;
+}
+
+
+static int
+copy_experts(copy_t *c, uint32_t layer)
+{
+    uint32_t      e;
+    moe_layer_t  *l = &c->m->layers[layer];
+
+    if (l->experts == NULL) {
+        return 0;
+    }
+
+    /* an MTP layer's are all here */
+    if (c->m->places != NULL && layer < (uint32_t) c->m->cfg.n_layers) {
+        return copy_spread(c, layer);
+    }
+
+    for (e = 0; e < (uint32_t) c->m->cfg.n_experts; e++) {
+        if (copy_ffn(c, &l->experts[e]) != 0) {
+            return -1;
+        }
     }
 
     return 0;
@@ -140,7 +219,6 @@ copy_expert(copy_t *c, uint32_t layer, uint32_t e)
 static int
 copy_layer(copy_t *c, uint32_t layer)
 {
-    uint32_t       e;
     size_t         i;
     moe_layer_t   *l = &c->m->layers[layer];
     moe_matrix_t  *all[] = {
@@ -154,12 +232,8 @@ copy_layer(copy_t *c, uint32_t layer)
         }
     }
 
-    for (e = 0; l->experts != NULL && e < (uint32_t) c->m->cfg.n_experts;
-         e++)
-    {
-        if (copy_expert(c, layer, e) != 0) {
-            return -1;
-        }
+    if (copy_experts(c, layer) != 0) {
+        return -1;
     }
 
     return copy_ffn(c, &l->ffn);
@@ -189,6 +263,20 @@ copy_ends(copy_t *c)
 }
 
 
+/* room beside the places, for experts that come */
+static void
+leave_aside(copy_t *c)
+{
+    if (c->m->places != NULL && c->base != NULL) {
+        moe_expert_places_aside_is(c->m->places, c->base + c->at);
+    }
+
+    if (c->m->places != NULL) {
+        c->at += moe_expert_places_aside(c->m->places);
+    }
+}
+
+
 static int
 copy_all(copy_t *c)
 {
@@ -209,6 +297,7 @@ copy_all(copy_t *c)
 
     moe_decoder_bind_vectors(m, copy_bytes(c, m->vectors,
                                            m->nvectors * sizeof(float)));
+    leave_aside(c);
 
     return 0;
 }
@@ -221,6 +310,14 @@ moe_decoder_to_device(moe_model_t *m,
     char    last;
     copy_t  c = { .m = m, .progress = progress, .ctx = ctx, .err = err };
 
+    if (m->exchange != NULL && m->exchange->ops->places != NULL) {
+        m->places = moe_expert_places_create(m, err);
+
+        if (m->places == NULL) {
+            return -1;
+        }
+    }
+
     (void) copy_all(&c);
 
     m->device_weights = m->kernels->memory->take(m->kctx.device, c.at, err);
@@ -232,10 +329,13 @@ moe_decoder_to_device(moe_model_t *m,
     c.bytes = c.at;
     c.at = 0;
 
-    if (copy_all(&c) != 0) {
+    /* waits for all copies, and says whether they failed */
+    if (copy_all(&c) != 0
+        || m->kernels->memory->get(m->kctx.device, &last, c.base, 1, err)
+           != 0)
+    {
         return -1;
     }
 
-    /* waits for all copies, and says whether they failed */
-    return m->kernels->memory->get(m->kctx.device, &last, c.base, 1, err);
+    return m->places ? moe_expert_places_start(m->places, err) : 0;
 }

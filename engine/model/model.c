@@ -5,6 +5,7 @@
 
 #include "model/decoder.h"
 #include "model/exchange_device.h"
+#include "model/expert_places.h"
 #include "model/fingerprint.h"
 #include "model/model.h"
 #include "model/rope.h"
@@ -295,6 +296,7 @@ moe_model_close(moe_model_t *m)
         m->mtp.exchange->ops->close(m->mtp.exchange);
     }
 
+    moe_expert_places_free(m->places);
     moe_decoder_memory_free(m);
     moe_kv_free(&m->kv);
     moe_weights_free(m->weights);

@@ -12,6 +12,10 @@ extern "C" {
 }
 
 
+/* of bring(): large enough for a bus's speed, small beside an expert */
+enum { PASSING = 4 << 20 };
+
+
 static int
 fail(moe_err_t *err, cudaError_t rc, const char *what)
 {
@@ -56,6 +60,14 @@ device_open(uint32_t number, moe_err_t *err)
         rc = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     }
 
+    if (rc == cudaSuccess) {
+        rc = cudaStreamCreateWithFlags(&d->beside, cudaStreamNonBlocking);
+    }
+
+    if (rc == cudaSuccess) {
+        rc = cudaHostAlloc(&d->passing, PASSING, cudaHostAllocDefault);
+    }
+
     if (rc != cudaSuccess) {
         moe_err(err, "cuda: cannot use device %u of %u: %s", number,
                 device_count(), cudaGetErrorString(rc));
@@ -77,6 +89,8 @@ device_first(moe_err_t *err)
 static void
 device_close(moe_device_t *d)
 {
+    cudaFreeHost(d->passing);
+    cudaStreamDestroy(d->beside);
     cudaStreamDestroy(d->stream);
     free(d);
 }
@@ -198,6 +212,32 @@ device_get(moe_device_t *d, void *to, const void *from, size_t bytes,
 }
 
 
+/* by way of pinned memory, so that what is mapped is read here and not by the
+ * driver, which others wait for */
+static int
+device_bring(moe_device_t *d, void *to, const void *from, size_t bytes,
+    moe_err_t *err)
+{
+    size_t       at, n;
+    cudaError_t  rc;
+
+    rc = cudaSetDevice(d->index);
+
+    for (at = 0; rc == cudaSuccess && at < bytes; at += n) {
+        n = bytes - at < PASSING ? bytes - at : (size_t) PASSING;
+        memcpy(d->passing, (const char *) from + at, n);
+        rc = cudaMemcpyAsync((char *) to + at, d->passing, n,
+                             cudaMemcpyHostToDevice, d->beside);
+
+        if (rc == cudaSuccess) {
+            rc = cudaStreamSynchronize(d->beside);
+        }
+    }
+
+    return rc == cudaSuccess ? 0 : fail(err, rc, "bring");
+}
+
+
 static size_t
 cuda_attention_scratch(uint32_t k_dim, uint32_t v_dim)
 {
@@ -220,6 +260,7 @@ static const moe_device_ops_t  device_ops = {
     .open = device_open,
     .watch = device_watch,
     .stream = device_stream,
+    .bring = device_bring,
     .pack = cuda_pack,
     .unpack = cuda_unpack
 };

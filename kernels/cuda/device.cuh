@@ -40,6 +40,8 @@ enum {
 struct moe_device_s {
     int           index;
     cudaStream_t  stream;
+    cudaStream_t  beside;       /* what bring() copies in */
+    void         *passing;      /* pinned, for it */
     cudaError_t   failed;       /* the first that did */
     const char   *where;
 

@@ -7,7 +7,9 @@
  *
  * A block's threads are coroutines that change at barriers and shuffles.
  * Blocks run one after the other.  Memory that was taken for the device can be
- * touched in kernels and copies alone, and a page behind it never.
+ * touched in kernels and copies alone, and a page behind it never.  Copies see
+ * it in a place of its own, so that another thread may make some while the one
+ * that computes runs a kernel.
  */
 
 #ifndef MOE_SIMT_H
@@ -22,6 +24,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 
 #define __global__
@@ -57,8 +60,9 @@ typedef struct {
 
 typedef struct {
     void    *map;
+    void    *copies;            /* the same memory, for them */
     char    *p;
-    size_t   bytes;             /* of the mapping, without the last page */
+    size_t   bytes;             /* of a mapping, without the last page */
 } simt_taken_t;
 
 typedef struct {
@@ -341,7 +345,7 @@ typedef enum {
     cudaMemcpyDeviceToHost
 } simt_copy_e;
 
-enum { cudaStreamNonBlocking };
+enum { cudaStreamNonBlocking, cudaHostAllocDefault };
 
 
 inline const char *
@@ -414,10 +418,50 @@ cudaStreamSynchronize(cudaStream_t s)
 }
 
 
+inline cudaError_t
+cudaHostAlloc(void **p, size_t bytes, unsigned flags)
+{
+    *p = malloc(bytes);
+
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+
+inline cudaError_t
+cudaFreeHost(void *p)
+{
+    free(p);
+
+    return cudaSuccess;
+}
+
+
+/* memory, and a page behind it that is never touched */
+inline void *
+simt_map(int fd, size_t size, int prot)
+{
+    char  *p;
+
+    p = (char *) mmap(NULL, size + 4096, PROT_NONE,
+                      MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE, -1, 0);
+
+    if (p != MAP_FAILED
+        && mmap(p, size, prot, MAP_SHARED|MAP_FIXED|MAP_NORESERVE, fd, 0)
+           == MAP_FAILED)
+    {
+        munmap(p, size + 4096);
+        return MAP_FAILED;
+    }
+
+    return p;
+}
+
+
 /* to end where the page that is never touched begins */
 inline cudaError_t
 cudaMalloc(void **p, size_t bytes)
 {
+    int            fd;
     size_t         size;
     simt_taken_t  *t;
 
@@ -429,10 +473,18 @@ cudaMalloc(void **p, size_t bytes)
     bytes = (bytes + 255) / 256 * 256;
     size = (bytes + 4095) / 4096 * 4096;
 
-    t->map = mmap(NULL, size + 4096, PROT_NONE,
-                  MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE, -1, 0);
-    if (t->map == MAP_FAILED) {
-        return cudaErrorMemoryAllocation;
+    fd = memfd_create("simt", MFD_CLOEXEC);
+
+    if (fd == -1 || ftruncate(fd, (off_t) size) != 0) {
+        simt_wrong("memfd");
+    }
+
+    t->map = simt_map(fd, size, PROT_NONE);
+    t->copies = simt_map(fd, size, PROT_READ|PROT_WRITE);
+    close(fd);
+
+    if (t->map == MAP_FAILED || t->copies == MAP_FAILED) {
+        simt_wrong("mmap");
     }
 
     t->bytes = size;
@@ -447,12 +499,16 @@ cudaMalloc(void **p, size_t bytes)
 inline cudaError_t
 cudaFree(void *p)
 {
-    unsigned  i;
+    unsigned       i;
+    simt_taken_t  *t;
 
     for (i = 0; i < simt.ntaken; i++) {
-        if (simt.taken[i].p == p) {
-            munmap(simt.taken[i].map, simt.taken[i].bytes + 4096);
-            simt.taken[i] = simt.taken[--simt.ntaken];
+        t = &simt.taken[i];
+
+        if (t->p == p) {
+            munmap(t->map, t->bytes + 4096);
+            munmap(t->copies, t->bytes + 4096);
+            *t = simt.taken[--simt.ntaken];
             return cudaSuccess;
         }
     }
@@ -461,12 +517,31 @@ cudaFree(void *p)
 }
 
 
+/* where a copy finds what is at p on the device */
+inline char *
+simt_copies(const void *p)
+{
+    size_t         at;
+    unsigned       i;
+    simt_taken_t  *t;
+
+    for (i = 0; i < simt.ntaken; i++) {
+        t = &simt.taken[i];
+        at = (size_t) ((const char *) p - (const char *) t->map);
+
+        if ((const char *) p >= (const char *) t->map && at < t->bytes) {
+            return (char *) t->copies + at;
+        }
+    }
+
+    simt_wrong("a copy of memory that was not taken");
+}
+
+
 inline cudaError_t
 cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 {
-    simt_protect(PROT_READ|PROT_WRITE);
-    memset(p, value, bytes);
-    simt_protect(PROT_NONE);
+    memset(simt_copies(p), value, bytes);
 
     return cudaSuccess;
 }
@@ -476,9 +551,12 @@ inline cudaError_t
 cudaMemcpyAsync(void *to, const void *from, size_t bytes, simt_copy_e kind,
     cudaStream_t s)
 {
-    simt_protect(PROT_READ|PROT_WRITE);
-    memmove(to, from, bytes);
-    simt_protect(PROT_NONE);
+    if (bytes == 0) {
+        return cudaSuccess;
+    }
+
+    memmove(kind == cudaMemcpyDeviceToHost ? to : simt_copies(to),
+            kind == cudaMemcpyHostToDevice ? from : simt_copies(from), bytes);
 
     return cudaSuccess;
 }

@@ -567,7 +567,7 @@ wild_send(moe_link_kind_e kind, uint32_t to, const void *buf, size_t bytes)
 }
 
 
-/* number, rows, fixed_rows, placed, next, leaves, halves */
+/* number, rows, fixed_rows, placed, next, moved, leaves, halves */
 static size_t
 wild_step(uint32_t *word)
 {
@@ -576,11 +576,12 @@ wild_step(uint32_t *word)
     word[2] = draw(2) ? 0 : draw(40);
     word[3] = wild && draw(9) == 0 ? draw(3) : 0x80000001;
     word[4] = draw(2);
-    word[5] = draw(2);
+    word[5] = wild && draw(9) == 0 ? draw(3) : 0;
+    word[6] = draw(2);
 
-    word[6] = draw(2) ? UINT32_MAX : 0;
+    word[7] = draw(2) ? UINT32_MAX : 0;
 
-    return wild && draw(9) == 0 ? draw(28) : 28;
+    return wild && draw(9) == 0 ? draw(32) : 32;
 }
 
 

@@ -1,7 +1,7 @@
 /*
  * Experts spread over GPUs, with NCCL between them: every bit as on one rank,
- * ranks that die or fall silent, a library that is not there or not the right
- * one.  The device is the emulated one (t/cuda/simt.h) and the library a stub
+ * while experts move too; ranks that die or fall silent, a library that is not
+ * there or not the right one.  The device is the emulated one (t/cuda/simt.h) and the library a stub
  * (t/nccl/stub.c), which each rank, a process of its own, loads as it would
  * load the real one.
  *
@@ -33,8 +33,9 @@
 
 
 enum {
-    RANKS = 3,
-    STEPS = 7,
+    RANKS = 4,
+    STEPS = 8,
+    MOVES = 2,              /* placements after the first */
     CHUNK = 5,
     PAGES = 4,
     VOCAB = 4096,
@@ -58,6 +59,8 @@ typedef struct {
     uint32_t          nranks;
     moe_row_format_e  format;
     uint32_t          fixed_rows;
+    uint32_t          replicas;     /* slots a rank more than needed */
+    int               moves;        /* experts do, in the midst */
     fault_e           fault;
     uint32_t          at;           /* step of rank 1's fault */
     int               no_nccl;
@@ -94,8 +97,47 @@ now_ms(void)
 /* a rank */
 
 
+static moe_exchange_shape_t  shape;     /* of the model */
+
+
+static uint32_t
+places(void)
+{
+    uint32_t  n;
+
+    n = (shape.n_experts + mpi.nranks - 1) / mpi.nranks + file->s.replicas;
+
+    return n < shape.n_experts ? n : shape.n_experts;
+}
+
+
+/* slots in an order that has nothing to do with the experts' */
+static moe_ep_placement_t *
+scattered(uint32_t version, uint32_t n_local, moe_err_t *err)
+{
+    uint32_t             i, l, n, *expert;
+    moe_ep_placement_t  *p;
+
+    n = mpi.nranks * n_local;
+    expert = malloc((size_t) shape.n_layers * n * sizeof(uint32_t));
+
+    for (l = 0; l < shape.n_layers; l++) {
+        for (i = 0; i < n; i++) {
+            expert[l * n + i] = (n - 1 - i + (l * 3 + version) * version)
+                                % shape.n_experts;
+        }
+    }
+
+    p = moe_ep_placement(version, shape.n_layers, shape.n_experts, mpi.nranks,
+                         n_local, expert, err);
+    free(expert);
+
+    return p;
+}
+
+
 static moe_exchange_t *
-make_exchange(void *ctx, const moe_exchange_shape_t *shape,
+make_exchange(void *ctx, const moe_exchange_shape_t *s,
     const moe_rows_memory_t *memory, moe_err_t *err)
 {
     moe_mpi_options_t  o = {
@@ -103,7 +145,10 @@ make_exchange(void *ctx, const moe_exchange_shape_t *shape,
         .memory = memory
     };
 
-    return moe_exchange_mpi(&mpi, shape, &o, err);
+    shape = *s;
+    o.places = file->s.moves ? places() : 0;
+
+    return moe_exchange_mpi(&mpi, s, &o, err);
 }
 
 
@@ -174,6 +219,72 @@ open_model(const char *kernels, int spread, moe_err_t *err)
     };
 
     return moe_model_open(file->s.dir, &o, NULL, NULL, err);
+}
+
+
+/* steps in which nobody has a row, until a placement is in use, which is after
+ * as many for all ranks */
+static int
+settle(moe_model_t *m, uint32_t version, moe_err_t *err)
+{
+    uint64_t     until;
+    moe_batch_t  none;
+
+    memset(&none, 0, sizeof(none));
+    until = now_ms() + LONG_MS;
+
+    while (moe_exchange_mpi_placed(moe_model_exchange(m)) != version) {
+        if (now_ms() > until) {
+            return moe_err(err, "placement %u is not in use", version);
+        }
+
+        if (moe_model_step(m, &none, NULL, err) != 0) {
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* before step t: the next placement, which not all ranks have at once; steps
+ * with rows go on meanwhile.  Then the one before the last has its end */
+static int
+move(moe_model_t *m, uint32_t t, moe_err_t *err)
+{
+    uint32_t             i;
+    moe_exchange_t      *x;
+    moe_ep_placement_t  *p;
+
+    static const uint32_t  begins[] = { 1, 4 }, ends[] = { 4, 7 };
+
+    x = moe_model_exchange(m);
+
+    for (i = 0; i < MOVES; i++) {
+        if (t == ends[i] && settle(m, i + 1, err) != 0) {
+            return -1;
+        }
+
+        if (t != begins[i] + (mpi.rank + i) % 2) {
+            continue;
+        }
+
+        /* more than there is memory for */
+        p = scattered(9, places() + 1, err);
+
+        if (p != NULL && moe_exchange_mpi_place(x, p, err) == 0) {
+            return moe_err(err, "a placement that cannot be had is taken");
+        }
+
+        moe_ep_placement_free(p);
+        p = scattered(i + 1, places(), err);
+
+        if (p == NULL || moe_exchange_mpi_place(x, p, err) != 0) {
+            return -1;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -272,6 +383,11 @@ run_rank(report_t *r, moe_err_t *err)
     for (t = 0; t < STEPS; t++) {
         if (file->s.fault && mpi.rank == 1 && t == file->s.at) {
             fault(m);
+        }
+
+        if (file->s.moves && move(m, t, err) != 0) {
+            moe_model_close(m);
+            return -1;
         }
 
         begun = now_ms();
@@ -440,7 +556,7 @@ launch(const char *lib)
         }
     }
 
-    if (file->s.nranks == RANKS) {
+    if (file->s.nranks > 2) {
         disturb(port);
     }
 
@@ -455,6 +571,11 @@ launch(const char *lib)
 
         assert_int_equal(waitpid(pids[r - 1], &status, 0), pids[r - 1]);
         pids[r - 1] = 0;
+
+        if (WIFSIGNALED(status) && file->s.fault != DIES) {
+            print_error("rank %u has ended by signal %d\n", r - 1,
+                        WTERMSIG(status));
+        }
     }
 
     for (r = 0; r < file->s.nranks; r++) {
@@ -514,11 +635,18 @@ test_equal(void **state)
         { .dir = "t/golden/v3-odd", .nranks = 2, .format = MOE_ROWS_F32 },
         { .dir = "t/golden/v3-odd", .nranks = 3, .format = MOE_ROWS_BF16,
           .fixed_rows = 32 },
-        { .dir = "t/golden/gpt-oss", .nranks = 3, .format = MOE_ROWS_BF16 },
-        { .dir = "t/golden/qwen3-moe", .nranks = 2, .format = MOE_ROWS_F32,
-          .fixed_rows = 32 },
+        { .dir = "t/golden/v3-odd", .nranks = 3, .format = MOE_ROWS_F32,
+          .replicas = 1, .moves = 1 },
+        { .dir = "t/golden/v3-odd", .nranks = 2, .format = MOE_ROWS_BF16,
+          .fixed_rows = 32, .replicas = 1, .moves = 1 },
+        { .dir = "t/golden/gpt-oss", .nranks = 3, .format = MOE_ROWS_BF16,
+          .replicas = 1, .moves = 1 },
+        { .dir = "t/golden/qwen3-moe", .nranks = 4, .format = MOE_ROWS_F32,
+          .fixed_rows = 32, .replicas = 1, .moves = 1 },
+        { .dir = "t/golden/qwen3-moe", .nranks = 4, .format = MOE_ROWS_BF16,
+          .fixed_rows = 4, .replicas = 5, .moves = 1 },
         { .dir = "t/golden/v3-fp8", .nranks = 2, .format = MOE_ROWS_BF16,
-          .fixed_rows = 4 },
+          .fixed_rows = 4, .moves = 1 },
         { .dir = "t/golden/glm4-moe", .nranks = 1, .format = MOE_ROWS_F32 }
     };
 
@@ -537,9 +665,13 @@ test_equal(void **state)
 
         for (r = 0; r < s.nranks; r++) {
             if (!file->reports[r].done) {
-                fail_msg("%s: rank %u of %u: %s", s.dir, r, s.nranks,
-                         file->reports[r].error);
+                print_error("setup %zu, %s: rank %u of %u: %s\n", i, s.dir,
+                            r, s.nranks, file->reports[r].error);
             }
+        }
+
+        for (r = 0; r < s.nranks; r++) {
+            assert_int_equal(file->reports[r].done, 1);
         }
 
         compare_all();
