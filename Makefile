@@ -324,6 +324,14 @@ $(BUILD)/bench-exchange: tools/bench/exchange.c $(LIB)
 bench-exchange: $(BUILD)/bench-exchange
 	@$(BUILD)/bench-exchange
 
+#: make bench-sampler  what drawing a token costs, beside finding the largest
+$(BUILD)/bench-sampler: tools/bench/sampler.c tools/bench/batch.h $(LIB)
+	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -Itools/bench -o $@ $< $(LIB) $(LDFLAGS) \
+	    $(LDLIBS_)
+
+bench-sampler: $(BUILD)/bench-sampler
+	@$(BUILD)/bench-sampler
+
 # what tools/gpu_check.sh measures with, besides the engine
 $(BUILD)/bench-gpu: tools/bench/gpu.c $(LIB)
 	$(Q)$(CC) $(CFLAGS_) $(CFLAGS) -o $@ $< $(LIB) $(LDFLAGS) $(LDLIBS_)
