@@ -16,9 +16,6 @@
 #include "kernels/kernels.h"
 
 
-#define MOE_NO_ROW  UINT32_MAX
-
-
 /*
  * n rows of width that travel: float32 on one side; on the other, packed, that
  * or bfloat16 where bf16 is set, stride bytes from row to row.  out[i] =

@@ -155,6 +155,40 @@ typedef struct {
 } moe_glu_t;
 
 
+/* the matrices of an expert */
+typedef struct {
+    moe_matrix_t  gate;         /* [f][k] */
+    moe_matrix_t  up;           /* [f][k] */
+    moe_matrix_t  down;         /* [n][f] */
+    const float  *gate_bias;    /* all three may be NULL */
+    const float  *up_bias;
+    const float  *down_bias;
+} moe_expert_t;
+
+/*
+ * The feed-forward of experts on rows that are sorted by expert, where the
+ * device alone knows which rows are whose: nobody waits for that.  Matrices
+ * are all packed; or none is, and where the set has glu_fp8 all or none of
+ * FP8.  The context's quant has room for x and what is between of all slots.
+ */
+typedef struct {
+    const moe_expert_t  *experts;   /* [n_experts], of the backend */
+    const moe_expert_t  *like;      /* one of them, the caller's: all have its
+                                     * sizes */
+    const uint32_t      *first;     /* of moe_sort_t */
+    const uint32_t      *tiles;
+    uint32_t             n_experts;
+    uint32_t             slots;     /* rows there is room for */
+    const float         *x;         /* [slots][k] */
+    float               *out;       /* [slots][n]; behind the last expert's
+                                     * rows it is as it was */
+    float               *gate;      /* [slots][f], both, where matrices are
+                                     * multiplied one after the other */
+    float               *up;
+    const moe_clamped_t *clamped;   /* in place of silu; or NULL */
+} moe_experts_op_t;
+
+
 /*
  * KV memory of one layer.  Page p begins at base + p * stride.
  *
@@ -262,6 +296,25 @@ typedef struct {
 } moe_route_t;
 
 
+/* a place that there is not */
+#define MOE_NO_ROW  UINT32_MAX
+
+/*
+ * Places of slots among rows sorted by expert, those of one expert in order of
+ * slot: at[i] is slot i's, MOE_NO_ROW where there is no such expert, and it
+ * goes nowhere.  Rows first[e] .. first[e + 1] - 1 are expert e's; cut into
+ * tiles of a height (kernels/cuda/permute.h), those from tiles[e] on.
+ */
+typedef struct {
+    const uint32_t  *experts;       /* [n] */
+    uint32_t        *at;            /* [n] */
+    uint32_t        *first;         /* [n_experts + 1] */
+    uint32_t        *tiles;         /* [2][n_experts + 1], of either height */
+    uint32_t         n;
+    uint32_t         n_experts;
+} moe_sort_t;
+
+
 /*
  * out[at[i]] = x[i / per], n rows of width, each rounded to bfloat16 where
  * bf16 is set: rows to their places among those of their experts
@@ -269,7 +322,8 @@ typedef struct {
 typedef struct {
     const float     *x;             /* [n / per][width] */
     float           *out;           /* [n][width] */
-    const uint32_t  *at;            /* [n], each of 0 .. n - 1 once */
+    const uint32_t  *at;            /* [n], each of 0 .. n - 1 once at most;
+                                     * MOE_NO_ROW: it goes nowhere */
     uint32_t         n;
     uint32_t         per;
     uint32_t         width;
@@ -279,7 +333,8 @@ typedef struct {
 
 /*
  * x[r] += (sum over slots s, ascending, of weight[r][s] * y[at[r][s]])
- *         + g * shared[r], g = sigmoid(gate[r]) or 1
+ *         + g * shared[r], g = sigmoid(gate[r]) or 1; nothing of a slot whose
+ *         place is MOE_NO_ROW
  */
 typedef struct {
     float           *x;             /* [nrows][n] */
@@ -396,6 +451,10 @@ typedef struct {
     /* index of the largest of each row, the lowest of equals */
     void (*argmax)(const moe_kctx_t *c, const float *x, size_t ldx,
                    uint32_t nrows, uint32_t n, uint32_t *out);
+
+    /* NULL both: the process sorts, and lists what glu and matmul compute */
+    void (*sort)(const moe_kctx_t *c, const moe_sort_t *op);
+    void (*experts)(const moe_kctx_t *c, const moe_experts_op_t *op);
 
     /* NULL: logits are sampled by the process */
     void (*sample)(const moe_kctx_t *c, const moe_sample_t *op);

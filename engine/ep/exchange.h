@@ -70,6 +70,11 @@ typedef struct {
     const moe_expert_rows_t  *experts;  /* [nexperts] with rows; first
                                          * ascends, an expert with two
                                          * replicas here is in it twice */
+
+    /* where rows are in a device's memory and it alone knows whose they are:
+     * that, as kernels have it (moe_sort_t), and none are listed; else NULL */
+    const uint32_t           *first;
+    const uint32_t           *tiles;
 } moe_expert_work_t;
 
 /* memory of the exchange, good until the next dispatch of the same half */

@@ -24,14 +24,7 @@ enum {
 };
 
 
-typedef struct {
-    moe_matrix_t  gate;
-    moe_matrix_t  up;
-    moe_matrix_t  down;
-    const float  *gate_bias;
-    const float  *up_bias;
-    const float  *down_bias;
-} moe_ffn_mats_t;
+typedef moe_expert_t  moe_ffn_mats_t;
 
 /* a layer as kernels take it: matrices in the mapped files, vectors copied
  * to float32; data or pointer NULL where the layer has none */
@@ -167,6 +160,7 @@ struct moe_model_s {
     moe_layer_t          *layers;   /* [n_layers], and the MTP layer */
     moe_mtp_t             mtp;
     moe_ffn_mats_t       *experts;  /* of all layers */
+    const moe_expert_t   *device_experts;   /* the same, on the device */
     float                *vectors;  /* what the pointers above point into,
                                      * or with a device its copy */
     size_t                nvectors; /* floats */
@@ -269,6 +263,9 @@ void moe_decoder_narrow(moe_model_t *m, const moe_batch_t *b);
 
 /* The feed-forward part: reads mem->xn, adds to mem->x. */
 int moe_decoder_ffn(moe_model_t *m, uint32_t l, moe_err_t *err);
+
+/* Whether the device can sort rows by expert, and compute them, unwatched. */
+int moe_decoder_sorts(const moe_model_t *m);
 
 /* The same of a layer with experts, for half a step: rows go out; experts
  * compute what came in, and results go out; what came back is added. */

@@ -299,6 +299,12 @@ copy_all(copy_t *c)
                                            m->nvectors * sizeof(float)));
     leave_aside(c);
 
+    /* last, for it tells where all of them are */
+    m->device_experts = copy_bytes(c, m->experts,
+                                   moe_decoder_layers(m)
+                                   * (size_t) m->cfg.n_experts
+                                   * sizeof(moe_expert_t));
+
     return 0;
 }
 

@@ -8,6 +8,8 @@
 
 static int is_fused(const moe_model_t *m, const moe_ffn_mats_t *f);
 static void dense(moe_model_t *m, const moe_layer_t *layer);
+static void compute(moe_model_t *m, const moe_layer_t *layer,
+    const moe_expert_work_t *work);
 static int experts(moe_model_t *m, uint32_t l, moe_err_t *err);
 
 
@@ -33,6 +35,59 @@ is_fused(const moe_model_t *m, const moe_ffn_mats_t *f)
            || (m->kernels->glu_fp8 && f->gate.type == MOE_W_F8_E4M3
                && f->up.type == MOE_W_F8_E4M3
                && f->down.type == MOE_W_F8_E4M3);
+}
+
+
+/* multiplied by weights as they are, nothing quantized */
+static int
+is_plain(const moe_model_t *m, const moe_matrix_t *w)
+{
+    return !moe_is_packed(w->type)
+           && !(m->kernels->glu_fp8 && w->type == MOE_W_F8_E4M3);
+}
+
+
+/* one operation takes all experts of a layer: glu would take each, or nothing
+ * of any is quantized */
+static int
+is_sortable(const moe_model_t *m, const moe_layer_t *layer)
+{
+    int                    e, fused;
+    const moe_ffn_mats_t  *f;
+
+    fused = is_fused(m, &layer->experts[0]);
+
+    for (e = 0; e < m->cfg.n_experts; e++) {
+        f = &layer->experts[e];
+
+        if (is_fused(m, f) != fused
+            || (!fused && (!is_plain(m, &f->gate) || !is_plain(m, &f->up)
+                           || !is_plain(m, &f->down))))
+        {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+int
+moe_decoder_sorts(const moe_model_t *m)
+{
+    uint32_t  l;
+
+    if (m->kernels->sort == NULL) {
+        return 0;
+    }
+
+    for (l = 0; l < moe_decoder_layers(m); l++) {
+        if (m->layers[l].experts != NULL && !is_sortable(m, &m->layers[l])) {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 
@@ -178,6 +233,36 @@ compute_fused(moe_model_t *m, const moe_layer_t *layer,
 }
 
 
+/* compute() of rows that the device has sorted */
+static void
+compute_sorted(moe_model_t *m, const moe_layer_t *layer,
+    const moe_expert_work_t *work)
+{
+    moe_experts_op_t         op;
+    const moe_expert_work_t  none = { 0 };
+
+    if (layer->ffn.gate.data != NULL) {
+        compute(m, layer, &none);
+    }
+
+    op = (moe_experts_op_t) {
+        .experts = m->device_experts + (layer->experts - m->experts),
+        .like = layer->experts,
+        .first = work->first,
+        .tiles = work->tiles,
+        .n_experts = (uint32_t) m->cfg.n_experts,
+        .slots = work->nrows,
+        .x = work->rows,
+        .out = work->out,
+        .gate = m->mem.gate,
+        .up = m->mem.up,
+        .clamped = clamped_of(m)
+    };
+
+    m->kernels->experts(&m->kctx, &op);
+}
+
+
 /* the experts of this rank on the rows they were given, and beside them the
  * shared expert on all rows of this rank */
 static void
@@ -199,6 +284,11 @@ compute(moe_model_t *m, const moe_layer_t *layer,
     width = (size_t) m->cfg.moe_ffn;
     nrows = m->nrows;
     n = 0;
+
+    if (work->first != NULL) {
+        compute_sorted(m, layer, work);
+        return;
+    }
 
     if (compute_fused(m, layer, work)) {
         return;
@@ -284,7 +374,7 @@ static int
 experts(moe_model_t *m, uint32_t l, moe_err_t *err)
 {
     moe_exchange_t       *ex;
-    moe_expert_work_t     work;
+    moe_expert_work_t     work = { 0 };
     const moe_layer_t    *layer;
     moe_expert_result_t   result;
 
@@ -336,7 +426,7 @@ moe_decoder_ffn_experts(moe_model_t *m, uint32_t l, uint32_t half,
     moe_err_t *err)
 {
     moe_exchange_t     *ex;
-    moe_expert_work_t   work;
+    moe_expert_work_t   work = { 0 };
 
     ex = m->exchange;
 

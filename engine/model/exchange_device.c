@@ -17,8 +17,11 @@ typedef struct {
     float                 *rows;        /* [max_rows * top_k][hidden] */
     float                 *out;
     uint32_t              *at;          /* [max_rows * top_k] */
+    uint32_t              *device_first;    /* [n_experts + 1] */
+    uint32_t              *tiles;       /* [2][n_experts + 1] */
+    int                    sorts;       /* rows, itself */
 
-    /* the process's */
+    /* the process's, where the device does not */
     uint32_t              *chosen;      /* [max_rows * top_k] */
     uint32_t              *host_at;
     uint32_t              *first;       /* [n_experts + 1] */
@@ -49,13 +52,16 @@ static const moe_exchange_ops_t  device_ops = {
 static int
 take_memory(device_t *d, moe_err_t *err)
 {
-    size_t  slots, bytes;
+    size_t  slots, bytes, each;
 
     slots = (size_t) d->shape.max_rows * d->shape.top_k;
     bytes = (slots * d->shape.hidden * sizeof(float) + 255) / 256 * 256;
+    each = (size_t) d->shape.n_experts + 1;
 
     d->mem = d->k->memory->take(d->c->device,
-                                2 * bytes + slots * sizeof(uint32_t), err);
+                                2 * bytes
+                                + (slots + 3 * each) * sizeof(uint32_t),
+                                err);
     if (d->mem == NULL) {
         return moe_err_prefix(err, "exchange: %u rows", d->shape.max_rows);
     }
@@ -63,10 +69,16 @@ take_memory(device_t *d, moe_err_t *err)
     d->rows = (float *) d->mem;
     d->out = (float *) (d->mem + bytes);
     d->at = (uint32_t *) (d->mem + 2 * bytes);
+    d->device_first = d->at + slots;
+    d->tiles = d->device_first + each;
+
+    if (d->sorts) {
+        return 0;
+    }
 
     d->chosen = calloc(slots, sizeof(uint32_t));
     d->host_at = calloc(slots, sizeof(uint32_t));
-    d->first = calloc((size_t) d->shape.n_experts + 1, sizeof(uint32_t));
+    d->first = calloc(each, sizeof(uint32_t));
     d->experts = calloc(d->shape.n_experts, sizeof(moe_expert_rows_t));
 
     if (d->chosen == NULL || d->host_at == NULL || d->first == NULL
@@ -81,7 +93,7 @@ take_memory(device_t *d, moe_err_t *err)
 
 moe_exchange_t *
 moe_exchange_device(const moe_exchange_shape_t *shape,
-    const moe_kernels_t *k, const moe_kctx_t *c, moe_err_t *err)
+    const moe_kernels_t *k, const moe_kctx_t *c, int sorts, moe_err_t *err)
 {
     device_t  *d;
 
@@ -97,6 +109,7 @@ moe_exchange_device(const moe_exchange_shape_t *shape,
     d->shape = *shape;
     d->k = k;
     d->c = c;
+    d->sorts = sorts;
 
     if (take_memory(d, err) != 0) {
         device_close(&d->base);
@@ -146,6 +159,52 @@ list_experts(device_t *d)
 }
 
 
+/* the process waits to know which rows are whose, and lists them */
+static int
+sort_here(device_t *d, const uint32_t *experts, moe_expert_work_t *work,
+    moe_err_t *err)
+{
+    if (d->k->memory->get(d->c->device, d->chosen, experts,
+                          d->nout * sizeof(uint32_t), err) != 0)
+    {
+        return -1;
+    }
+
+    if (moe_permutation(d->chosen, d->nout, d->shape.n_experts, d->first,
+                        d->host_at) != d->nout)
+    {
+        return moe_err(err, "exchange: an expert that there is not");
+    }
+
+    d->k->memory->put(d->c->device, d->at, d->host_at,
+                      d->nout * sizeof(uint32_t));
+
+    work->experts = d->experts;
+    work->nexperts = list_experts(d);
+
+    return 0;
+}
+
+
+static void
+sort_there(device_t *d, const uint32_t *experts, moe_expert_work_t *work)
+{
+    moe_sort_t  op = {
+        .experts = experts,
+        .at = d->at,
+        .first = d->device_first,
+        .tiles = d->tiles,
+        .n = d->nout,
+        .n_experts = d->shape.n_experts
+    };
+
+    d->k->sort(d->c, &op);
+
+    work->first = d->device_first;
+    work->tiles = d->tiles;
+}
+
+
 static int
 device_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
     const float *rows, const uint32_t *experts, uint64_t deadline,
@@ -161,20 +220,17 @@ device_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
 
     d->nout = nrows * d->shape.top_k;
 
-    if (d->k->memory->get(d->c->device, d->chosen, experts,
-                          d->nout * sizeof(uint32_t), err) != 0)
-    {
+    *work = (moe_expert_work_t) {
+        .nrows = d->nout,
+        .rows = d->rows,
+        .out = d->out
+    };
+
+    if (d->sorts) {
+        sort_there(d, experts, work);
+    } else if (sort_here(d, experts, work, err) != 0) {
         return -1;
     }
-
-    if (moe_permutation(d->chosen, d->nout, d->shape.n_experts, d->first,
-                        d->host_at) != 0)
-    {
-        return moe_err(err, "exchange: an expert that there is not");
-    }
-
-    d->k->memory->put(d->c->device, d->at, d->host_at,
-                      d->nout * sizeof(uint32_t));
 
     op = (moe_permute_t) {
         .x = rows,
@@ -186,12 +242,6 @@ device_dispatch(moe_exchange_t *x, uint32_t layer, uint32_t nrows,
         .bf16 = x->format == MOE_ROWS_BF16
     };
     d->k->permute(d->c, &op);
-
-    work->nrows = d->nout;
-    work->rows = d->rows;
-    work->out = d->out;
-    work->experts = d->experts;
-    work->nexperts = list_experts(d);
 
     return MOE_EXCHANGE_OK;
 }

@@ -14,11 +14,13 @@
 /*
  * rows and experts of dispatch, and all that work and results point to but
  * the list of experts, are memory of the device.  k and c are the caller's and
- * outlive it.  A dispatch waits for the device once, for the experts chosen.
- * NULL and a line in err on failure.
+ * outlive it.  sorts: work is computed by k->experts(), which finds out by
+ * itself which rows are whose; else a dispatch waits for the device once, for
+ * the experts chosen.  NULL and a line in err on failure.
  */
 moe_exchange_t *moe_exchange_device(const moe_exchange_shape_t *shape,
-    const moe_kernels_t *k, const moe_kctx_t *c, moe_err_t *err);
+    const moe_kernels_t *k, const moe_kctx_t *c, int sorts,
+    moe_err_t *err);
 
 
 #endif /* MOE_EXCHANGE_DEVICE_H */

@@ -248,7 +248,8 @@ exchange_alone(moe_model_t *m, const moe_exchange_shape_t *shape,
     moe_err_t *err)
 {
     if (m->kernels->memory != NULL) {
-        return moe_exchange_device(shape, m->kernels, &m->kctx, err);
+        return moe_exchange_device(shape, m->kernels, &m->kctx,
+                                   moe_decoder_sorts(m), err);
     }
 
     return moe_exchange_local(shape, err);

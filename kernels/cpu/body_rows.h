@@ -313,6 +313,10 @@ combine_row(const void *op, uint32_t row)
 
         for (s = 0; s < p->top_k; s++) {
             at = row * p->top_k + s;
+            if (p->at[at] == MOE_NO_ROW) {
+                continue;
+            }
+
             y = PART(p->y + (size_t) p->at[at] * p->n + i);
             t = vf_fma(y, vf_set(p->weight[at]), t);
         }
@@ -355,6 +359,10 @@ permute_row(const void *op, uint32_t row)
     uint32_t              i;
     const float          *from;
     const moe_permute_t  *p = op;
+
+    if (p->at[row] == MOE_NO_ROW) {
+        return;
+    }
 
     from = p->x + (size_t) (row / p->per) * p->width;
     to = p->out + (size_t) p->at[row] * p->width;

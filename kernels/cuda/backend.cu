@@ -293,6 +293,8 @@ static constexpr moe_kernels_t  table = {
     .probe_int8 = NULL,
     .probe_read = NULL,
     .argmax = cuda_argmax,
+    .sort = cuda_sort,
+    .experts = cuda_experts,
     .sample = cuda_sample
 };
 
@@ -320,6 +322,7 @@ fp8_table(void)
     k.set = "lanes16-fma-cuda-fp8";
     k.glu_fp8 = 1;
     k.matmul = cuda_matmul_fp8;
+    k.experts = cuda_experts_fp8;
 
     return k;
 }

@@ -283,6 +283,9 @@ void cuda_gather(const moe_kctx_t *c, const float *x, const uint32_t *at,
 void cuda_add(const moe_kctx_t *c, float *x, const float *y, size_t n);
 void cuda_argmax(const moe_kctx_t *c, const float *x, size_t ldx,
     uint32_t nrows, uint32_t n, uint32_t *out);
+void cuda_sort(const moe_kctx_t *c, const moe_sort_t *op);
+void cuda_experts(const moe_kctx_t *c, const moe_experts_op_t *op);
+void cuda_experts_fp8(const moe_kctx_t *c, const moe_experts_op_t *op);
 void cuda_sample(const moe_kctx_t *c, const moe_sample_t *op);
 
 

@@ -311,6 +311,58 @@ fp8_glu_out_kernel(const __grid_constant__ glu_work_t work)
 }
 
 
+/* gate and up of rows sorted by expert, or down */
+__global__ void
+fp8_sorted_kernel(const sorted_t s, int down)
+{
+    uint32_t    col;
+    glu_part_t  p;
+
+    __shared__ float  h[H];
+
+    if (!glu_sorted(s, &p)) {
+        return;
+    }
+
+    col = blockIdx.x % s.cols;
+
+    if (down) {
+        product(p.down, p.h, p.down_bias, p.out, p.down.n, p.nrows, 0,
+                col * HALVES + threadIdx.x / HALF);
+    } else {
+        glu_in(p, 0, col, h);
+    }
+}
+
+
+void
+cuda_experts_in_fp8(const moe_kctx_t *c, const moe_experts_op_t *op)
+{
+    sorted_t             s;
+    const moe_matrix_t  *gate;
+
+    static_assert((int) ROWS == (int) MOE_TILE_FEW, "half a warp, eight rows");
+
+    gate = &op->like->gate;
+
+    s = sorted_of(op, MOE_TILE_FEW);
+    s.q_row = moe_fp8_row(gate->k);
+    s.h_row = moe_fp8_row(gate->n);
+    s.q = c->quant;
+    s.h = c->quant + op->slots * moe_quant_row(gate->k);
+
+    quantize_rows(c, op->x, gate->k, gate->k, op->slots, s.q);
+
+    s.cols = moe_fp8_groups(gate->n);
+    launch(c, "experts, fp8, gate and up", fp8_sorted_kernel,
+           sorted_blocks(op, s), THREADS, 0, s, 0);
+
+    s.cols = (uint32_t) blocks_for(op->like->down.n, HALVES);
+    launch(c, "experts, fp8, down", fp8_sorted_kernel, sorted_blocks(op, s),
+           THREADS, 0, s, 1);
+}
+
+
 static void
 glu_fp8_in(const moe_kctx_t *c, glu_work_t *w)
 {

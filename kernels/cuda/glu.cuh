@@ -9,6 +9,7 @@
 
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/experts.cuh"
 #include "kernels/cuda/tiles.h"
 
 
@@ -55,6 +56,33 @@ glu_value(const glu_part_t &p, uint32_t i, float g, float u)
     return p.clamped.limit != 0
            ? clamped_mul(g, u, p.clamped.alpha, p.clamped.limit)
            : silu_mul(g, u);
+}
+
+
+/* this block's tile of rows sorted by expert as a part; 0: it has none */
+__device__ static inline int
+glu_sorted(const sorted_t &s, glu_part_t *p)
+{
+    uint32_t  e, row;
+
+    if (!sorted_rows(s, &e, &row, &p->nrows)) {
+        return 0;
+    }
+
+    const moe_expert_t  &x = s.experts[e];
+
+    p->gate = x.gate;
+    p->up = x.up;
+    p->down = x.down;
+    p->gate_bias = x.gate_bias;
+    p->up_bias = x.up_bias;
+    p->down_bias = x.down_bias;
+    p->out = s.out + (size_t) row * x.down.n;
+    p->q = s.q + row * s.q_row;
+    p->h = s.h + row * s.h_row;
+    p->clamped = s.clamped;
+
+    return 1;
 }
 
 

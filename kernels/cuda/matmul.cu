@@ -12,6 +12,7 @@
  */
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/experts.cuh"
 #include "kernels/cuda/tiles.h"
 #include "kernels/cpu/packed.h"
 
@@ -19,9 +20,9 @@
 enum {
     THREADS = 256,
     HALVES = THREADS / HALF,    /* of a block */
-    FEW = 8,                    /* rows */
+    FEW = MOE_TILE_FEW,         /* rows */
     SIDE = 8,                   /* rows, and columns, of half a warp */
-    TILE = 32,                  /* rows, and columns, of a block */
+    TILE = MOE_TILE_MANY,       /* rows, and columns, of a block */
     DEPTH = 64,                 /* elements of k at a time */
     PITCH = DEPTH + 2           /* both halves of a warp at different banks */
 };
@@ -92,17 +93,12 @@ few(const moe_matmul_t &p, uint32_t col)
 }
 
 
+/* columns of block col */
 template <int ROWS>
-__global__ void
-few_kernel(const __grid_constant__ work_t work)
+__device__ static inline void
+few_of(const moe_matmul_t &p, uint32_t col)
 {
-    uint32_t             col;
-    moe_tile_t           t;
-
-    t = moe_tiles_find(&work.tiles, blockIdx.x);
-    col = t.col * HALVES + threadIdx.x / HALF;
-
-    const moe_matmul_t  &p = work.parts[t.part];
+    col = col * HALVES + threadIdx.x / HALF;
 
     switch (p.w.type) {
     case MOE_W_F32:
@@ -117,6 +113,17 @@ few_kernel(const __grid_constant__ work_t work)
     default:
         few<MOE_W_F8_E4M3, ROWS>(p, col);
     }
+}
+
+
+template <int ROWS>
+__global__ void
+few_kernel(const __grid_constant__ work_t work)
+{
+    moe_tile_t  t;
+
+    t = moe_tiles_find(&work.tiles, blockIdx.x);
+    few_of<ROWS>(work.parts[t.part], t.col);
 }
 
 
@@ -206,31 +213,36 @@ tiled(const moe_matmul_t &p, uint32_t row, uint32_t col, float *x, float *w)
 }
 
 
+/* the tile in this row and column of tiles */
+__device__ static inline void
+tiled_of(const moe_matmul_t &p, uint32_t row, uint32_t col)
+{
+    __shared__ float  x[TILE * PITCH];
+    __shared__ float  w[TILE * PITCH];
+
+    switch (p.w.type) {
+    case MOE_W_F32:
+        tiled<MOE_W_F32>(p, row * TILE, col * TILE, x, w);
+        break;
+    case MOE_W_F16:
+        tiled<MOE_W_F16>(p, row * TILE, col * TILE, x, w);
+        break;
+    case MOE_W_BF16:
+        tiled<MOE_W_BF16>(p, row * TILE, col * TILE, x, w);
+        break;
+    default:
+        tiled<MOE_W_F8_E4M3>(p, row * TILE, col * TILE, x, w);
+    }
+}
+
+
 __global__ void
 tiled_kernel(const __grid_constant__ work_t work)
 {
     moe_tile_t  t;
 
-    __shared__ float  x[TILE * PITCH];
-    __shared__ float  w[TILE * PITCH];
-
     t = moe_tiles_find(&work.tiles, blockIdx.x);
-
-    const moe_matmul_t  &p = work.parts[t.part];
-
-    switch (p.w.type) {
-    case MOE_W_F32:
-        tiled<MOE_W_F32>(p, t.row * TILE, t.col * TILE, x, w);
-        break;
-    case MOE_W_F16:
-        tiled<MOE_W_F16>(p, t.row * TILE, t.col * TILE, x, w);
-        break;
-    case MOE_W_BF16:
-        tiled<MOE_W_BF16>(p, t.row * TILE, t.col * TILE, x, w);
-        break;
-    default:
-        tiled<MOE_W_F8_E4M3>(p, t.row * TILE, t.col * TILE, x, w);
-    }
+    tiled_of(work.parts[t.part], t.row, t.col);
 }
 
 
@@ -286,6 +298,98 @@ cuda_matmul(const moe_kctx_t *c, moe_matmul_t *parts, uint32_t nparts)
 
         run(c, parts + i, n);
     }
+}
+
+
+/* this block's tile of rows sorted by expert: of gate and up, one behind the
+ * other, or of down.  0: it has none */
+__device__ static inline int
+sorted_part(const sorted_t &s, int down, moe_matmul_t *p, uint32_t *col)
+{
+    uint32_t  e, row;
+
+    if (!sorted_rows(s, &e, &row, &p->nrows)) {
+        return 0;
+    }
+
+    const moe_expert_t  &x = s.experts[e];
+
+    *col = blockIdx.x % s.cols;
+
+    if (down) {
+        p->w = x.down;
+        p->bias = x.down_bias;
+        p->x = s.gate + (size_t) row * x.down.k;
+        p->out = s.out + (size_t) row * x.down.n;
+
+    } else {
+        p->w = *col < s.cols / 2 ? x.gate : x.up;
+        p->bias = *col < s.cols / 2 ? x.gate_bias : x.up_bias;
+        p->x = s.x + (size_t) row * x.gate.k;
+        p->out = (*col < s.cols / 2 ? s.gate : s.up)
+                 + (size_t) row * x.gate.n;
+        *col %= s.cols / 2;
+    }
+
+    p->ldx = p->w.k;
+    p->ldo = p->w.n;
+
+    return 1;
+}
+
+
+__global__ void
+sorted_few_kernel(const sorted_t s, int down)
+{
+    uint32_t      col;
+    moe_matmul_t  p;
+
+    if (sorted_part(s, down, &p, &col)) {
+        few_of<FEW>(p, col);
+    }
+}
+
+
+__global__ void
+sorted_tiled_kernel(const sorted_t s, int down)
+{
+    uint32_t      col;
+    moe_matmul_t  p;
+
+    if (sorted_part(s, down, &p, &col)) {
+        tiled_of(p, 0, col);
+    }
+}
+
+
+void
+cuda_experts_plain(const moe_kctx_t *c, const moe_experts_op_t *op)
+{
+    int         many;
+    size_t      n;
+    uint32_t    wide;
+    sorted_t    s;
+    void      (*kernel)(const sorted_t, int);
+
+    many = moe_rows_are_many(op->slots, op->n_experts);
+    kernel = many ? sorted_tiled_kernel : sorted_few_kernel;
+    wide = many ? TILE : HALVES;
+    n = (size_t) op->slots * op->like->gate.n;
+
+    s = sorted_of(op, many ? TILE : FEW);
+    s.cols = 2 * (uint32_t) blocks_for(op->like->gate.n, wide);
+    launch(c, "experts, gate and up", kernel, sorted_blocks(op, s), THREADS,
+           0, s, 0);
+
+    if (op->clamped != NULL) {
+        cuda_clamped_mul(c, op->clamped, op->gate, op->up, n);
+    } else {
+        cuda_silu_mul(c, op->gate, op->up, n);
+    }
+
+    s.cols = (uint32_t) blocks_for(op->like->down.n, wide);
+    launch(c, "experts, down", kernel, sorted_blocks(op, s), THREADS, 0, s,
+           1);
 }
 
 

@@ -15,7 +15,7 @@ extern "C" {
 
 enum {
     THREADS = 256,
-    ROWS = THREADS / WARP       /* of a block */
+    ROWS = THREADS / WARP       /* of a block: a tile of few */
 };
 
 /* magnitudes below are taken for 0, as packed_body.h does */
@@ -23,7 +23,7 @@ enum {
 
 
 /* a row's quants, then its scales; never more than moe_quant_row() */
-__device__ static inline size_t
+MOE_HOST_DEVICE static inline size_t
 row_size(uint32_t groups)
 {
     return ((size_t) groups * (MOE_GROUP + 4) + 63) / 64 * 64;
@@ -349,6 +349,56 @@ glu_out_kernel(const __grid_constant__ glu_work_t work)
 
     product(p.down, p.h, p.down_bias, p.out, p.down.n, p.nrows,
             t.row * ROWS + threadIdx.x / WARP, t.col);
+}
+
+
+/* gate and up of rows sorted by expert, or down */
+__global__ void
+packed_sorted_kernel(const sorted_t s, int down)
+{
+    uint32_t    row, col;
+    glu_part_t  p;
+
+    if (!glu_sorted(s, &p)) {
+        return;
+    }
+
+    row = threadIdx.x / WARP;
+    col = blockIdx.x % s.cols;
+
+    if (down) {
+        product(p.down, p.h, p.down_bias, p.out, p.down.n, p.nrows, row, col);
+    } else {
+        glu_in(p, row, col);
+    }
+}
+
+
+void
+cuda_experts_packed(const moe_kctx_t *c, const moe_experts_op_t *op)
+{
+    sorted_t             s;
+    const moe_matrix_t  *gate;
+
+    static_assert((int) ROWS == (int) MOE_TILE_FEW, "a warp a row");
+
+    gate = &op->like->gate;
+
+    s = sorted_of(op, MOE_TILE_FEW);
+    s.q_row = row_size(moe_groups(gate->k));
+    s.h_row = row_size(moe_groups(gate->n));
+    s.q = c->quant;
+    s.h = c->quant + op->slots * moe_quant_row(gate->k);
+
+    quantize_rows(c, op->x, gate->k, gate->k, op->slots, s.q);
+
+    s.cols = moe_groups(gate->n);
+    launch(c, "experts, packed, gate and up", packed_sorted_kernel,
+           sorted_blocks(op, s), THREADS, 0, s, 0);
+
+    s.cols = moe_groups(op->like->down.n);
+    launch(c, "experts, packed, down", packed_sorted_kernel,
+           sorted_blocks(op, s), THREADS, 0, s, 1);
 }
 
 

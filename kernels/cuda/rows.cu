@@ -251,6 +251,11 @@ permute_kernel(moe_permute_t p)
     }
 
     row = (uint32_t) (i / p.width);
+
+    if (p.at[row] == MOE_NO_ROW) {
+        return;
+    }
+
     x = p.x[(size_t) (row / p.per) * p.width + i % p.width];
 
     p.out[(size_t) p.at[row] * p.width + i % p.width]
@@ -370,7 +375,9 @@ combine_kernel(moe_combine_t p)
     t = 0.0f;
 
     for (s = row * p.top_k; s < (row + 1) * p.top_k; s++) {
-        t = fmaf(p.y[(size_t) p.at[s] * p.n + col], p.weight[s], t);
+        if (p.at[s] != MOE_NO_ROW) {
+            t = fmaf(p.y[(size_t) p.at[s] * p.n + col], p.weight[s], t);
+        }
     }
 
     if (p.shared != NULL) {

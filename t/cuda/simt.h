@@ -304,10 +304,11 @@ __shfl_xor_sync(unsigned mask, T v, int x)
 }
 
 
-inline unsigned long long
-atomicAdd(unsigned long long *p, unsigned long long v)
+template <typename T>
+inline T
+atomicAdd(T *p, T v)
 {
-    unsigned long long  was;
+    T  was;
 
     was = *p;
     *p = was + v;

@@ -5,6 +5,8 @@
 
 #include "cuda_test.h"
 
+#include "kernels/cuda/permute.h"
+
 
 static const moe_wtype_e  packed[] = {
     MOE_W_I8_G32, MOE_W_I4_G32, MOE_W_MX4_G32
@@ -418,6 +420,206 @@ test_glu_fp8(void **state)
 }
 
 
+/* rows of one expert in plain C, product by product where it is not fused */
+static void
+expert_rows(const moe_kernels_t *c, const moe_expert_t *e, const float *x,
+    uint32_t nrows, const moe_clamped_t *clamped, float *out)
+{
+    float         *g, *u;
+    moe_glu_t      glu;
+    moe_matmul_t   p;
+
+    if (moe_is_packed(e->gate.type)) {
+        glu = (moe_glu_t) { .gate = e->gate, .up = e->up, .down = e->down,
+                            .gate_bias = e->gate_bias,
+                            .up_bias = e->up_bias,
+                            .down_bias = e->down_bias, .clamped = clamped,
+                            .x = x, .out = out, .nrows = nrows };
+        c->glu(&ctx3, &glu, 1);
+        return;
+    }
+
+    g = zeros((size_t) (nrows + 1) * e->gate.n);
+    u = zeros((size_t) (nrows + 1) * e->gate.n);
+
+    p = (moe_matmul_t) { .w = e->gate, .bias = e->gate_bias, .x = x,
+                         .ldx = e->gate.k, .nrows = nrows, .out = g,
+                         .ldo = e->gate.n };
+    c->matmul(&ctx3, &p, 1);
+    p.w = e->up;
+    p.bias = e->up_bias;
+    p.out = u;
+    c->matmul(&ctx3, &p, 1);
+
+    if (clamped != NULL) {
+        c->clamped_mul(&ctx3, clamped, g, u, (size_t) nrows * e->gate.n);
+    } else {
+        c->silu_mul(&ctx3, g, u, (size_t) nrows * e->gate.n);
+    }
+
+    p = (moe_matmul_t) { .w = e->down, .bias = e->down_bias, .x = g,
+                         .ldx = e->down.k, .nrows = nrows, .out = out,
+                         .ldo = e->down.n };
+    c->matmul(&ctx3, &p, 1);
+
+    free(g);
+    free(u);
+}
+
+
+typedef struct {
+    both_t         w[3];            /* gate, up, down */
+    moe_expert_t   host;
+    moe_expert_t   device;
+} expert_t;
+
+
+static expert_t
+random_expert(moe_wtype_e type, uint32_t k, uint32_t f, uint32_t n, int bias)
+{
+    int        i;
+    uint32_t   rows, cols;
+    expert_t   e;
+
+    memset(&e, 0, sizeof(e));
+
+    for (i = 0; i < 3; i++) {
+        rows = i < 2 ? f : n;
+        cols = i < 2 ? k : f;
+        e.w[i] = moe_is_packed(type) ? random_packed(type, rows, cols)
+                                     : random_both(type, rows, cols);
+    }
+
+    e.host = (moe_expert_t) {
+        .gate = e.w[0].host, .up = e.w[1].host, .down = e.w[2].host,
+        .gate_bias = bias ? random_rows(1, f, f) : NULL,
+        .up_bias = bias ? random_rows(1, f, f) : NULL,
+        .down_bias = bias ? random_rows(1, n, n) : NULL
+    };
+
+    e.device = (moe_expert_t) {
+        .gate = e.w[0].device, .up = e.w[1].device, .down = e.w[2].device,
+        .gate_bias = up(e.host.gate_bias, f * 4),
+        .up_bias = up(e.host.up_bias, f * 4),
+        .down_bias = up(e.host.down_bias, n * 4)
+    };
+
+    return e;
+}
+
+
+static void
+free_expert(expert_t *e)
+{
+    int  i;
+
+    for (i = 0; i < 3; i++) {
+        free_both(&e->w[i]);
+    }
+
+    free((void *) e->host.gate_bias);
+    free((void *) e->host.up_bias);
+    free((void *) e->host.down_bias);
+}
+
+
+enum { EXPERTS = 20 };
+
+
+/* experts on rows that the device has sorted; some slots go nowhere, and the
+ * places that are left behind all rows stay as they were */
+static void
+experts_once(const moe_kernels_t *c, const moe_kernels_t *g,
+    moe_wtype_e type, uint32_t n_experts, uint32_t slots, int clamped)
+{
+    float             *x, *want;
+    uint32_t           i, k, f, n, chosen[300], at[300], first[EXPERTS + 1];
+    expert_t           e[EXPERTS];
+    moe_expert_t       there[EXPERTS];
+    moe_clamped_t      limit = { 1.702f, 7.0f };
+    moe_sort_t         sort;
+    moe_experts_op_t   op;
+
+    k = 1 + below(150);
+    f = 1 + below(150);
+    n = 1 + below(100);
+
+    for (i = 0; i < n_experts; i++) {
+        e[i] = random_expert(type, k, f, n, clamped);
+        there[i] = e[i].device;
+    }
+
+    for (i = 0; i < slots; i++) {
+        chosen[i] = below(10) ? below(n_experts) : UINT32_MAX;
+        chosen[i] = below(4) ? chosen[i] : n_experts / 3;
+    }
+
+    moe_permutation(chosen, slots, n_experts, first, at);
+    x = random_rows(slots, k, k);
+    want = zeros((size_t) slots * n);
+
+    for (i = 0; i < n_experts; i++) {
+        expert_rows(c, &e[i].host, x + (size_t) first[i] * k,
+                    first[i + 1] - first[i], clamped ? &limit : NULL,
+                    want + (size_t) first[i] * n);
+    }
+
+    sort = (moe_sort_t) {
+        .experts = up(chosen, slots * 4), .n = slots,
+        .n_experts = n_experts, .at = take(slots * 4),
+        .first = take((n_experts + 1) * 4),
+        .tiles = take(2 * (n_experts + 1) * 4)
+    };
+    g->sort(&device, &sort);
+
+    op = (moe_experts_op_t) {
+        .experts = up(there, n_experts * sizeof(moe_expert_t)),
+        .like = &e[0].host, .first = sort.first, .tiles = sort.tiles,
+        .n_experts = n_experts, .slots = slots,
+        .x = up(x, (size_t) slots * k * 4),
+        .out = take((size_t) slots * n * 4),
+        .gate = take((size_t) slots * f * 4),
+        .up = take((size_t) slots * f * 4),
+        .clamped = clamped ? &limit : NULL
+    };
+    g->experts(&device, &op);
+    assert_device(want, op.out, (size_t) slots * n, "experts");
+
+    for (i = 0; i < n_experts; i++) {
+        free_expert(&e[i]);
+    }
+
+    free(x);
+    free(want);
+    end();
+}
+
+
+/* few rows an expert and many, one alone, some with none */
+static void
+test_experts(void **state)
+{
+    uint32_t     i, n, slots;
+    moe_wtype_e  type;
+
+    need_device();
+
+    for (i = 0; i < 14 * rounds; i++) {
+        n = i % 3 ? 1 + below(EXPERTS) : 1 + below(4);
+        slots = 1 + below(i % 2 ? 40 : 300);
+        type = i % 7 < 4 ? (moe_wtype_e) (i % 7) : packed[i % 7 - 4];
+        experts_once(cpu, gpu, type, n, slots, (int) below(2));
+    }
+
+    for (i = 0; i < 4 * rounds; i++) {
+        experts_once(cpu_fp8, gpu_fp8, MOE_W_F8_E4M3, 1 + below(8),
+                     1 + below(i % 2 ? 20 : 100), 0);
+    }
+
+    experts_once(cpu_fp8, gpu_fp8, MOE_W_BF16, 5, 30, 1);
+}
+
+
 int
 main(void)
 {
@@ -429,7 +631,8 @@ main(void)
         cmocka_unit_test(test_packed),
         cmocka_unit_test(test_fp8),
         cmocka_unit_test(test_glu),
-        cmocka_unit_test(test_glu_fp8)
+        cmocka_unit_test(test_glu_fp8),
+        cmocka_unit_test(test_experts)
     };
 
     return cmocka_run_group_tests_name("cuda", tests, cuda_setup,

@@ -50,28 +50,38 @@ test_tiles(void **state)
 }
 
 
-/* a permutation that sorts by expert and keeps the order within one */
+/* a permutation that sorts by expert and keeps the order within one; who has
+ * no expert goes nowhere */
 static void
 test_permutation(void **state)
 {
-    uint32_t  i, e, n, n_experts, round, before;
+    uint32_t  i, e, n, n_experts, round, before, there;
     uint32_t  experts[500], at[500], first[65], slot[500];
 
     for (round = 0; round < 300; round++) {
         n = below(500);
         n_experts = 1 + below(64);
 
+        there = 0;
+
         for (i = 0; i < n; i++) {
-            experts[i] = below(n_experts);
+            experts[i] = below(n_experts + round % 2);
+            experts[i] = below(9) ? experts[i] : UINT32_MAX;
+            there += experts[i] < n_experts;
         }
 
         assert_int_equal(moe_permutation(experts, n, n_experts, first, at),
-                         0);
+                         there);
         assert_int_equal(first[0], 0);
-        assert_int_equal(first[n_experts], n);
+        assert_int_equal(first[n_experts], there);
         memset(slot, 0xff, sizeof(slot));
 
         for (i = 0; i < n; i++) {
+            if (experts[i] >= n_experts) {
+                assert_int_equal(at[i], MOE_NO_ROW);
+                continue;
+            }
+
             assert_in_range(at[i], first[experts[i]],
                             first[experts[i] + 1] - 1);
             assert_int_equal(slot[at[i]], UINT32_MAX);
@@ -86,9 +96,78 @@ test_permutation(void **state)
             }
         }
     }
+}
 
-    experts[0] = 7;
-    assert_int_equal(moe_permutation(experts, 1, 7, first, at), -1);
+
+/* every row of every expert in one tile, in order, and no more tiles than are
+ * said */
+static void
+test_tile_rows(void **state)
+{
+    uint32_t  round, n, e, t, i, expert, row, nrows, height, rows;
+    uint32_t  first[41], tiles[41];
+
+    for (round = 0; round < 300; round++) {
+        n = 1 + below(40);
+        height = round % 2 ? MOE_TILE_FEW : MOE_TILE_MANY;
+        first[0] = 0;
+
+        for (e = 0; e < n; e++) {
+            rows = below(3) ? below(round % 3 ? 9 : 90) : 0;
+            first[e + 1] = first[e] + rows;
+        }
+
+        moe_tiles_before(first, n, height, tiles);
+        assert_true(tiles[n] <= moe_tiles_most(first[n], n, height));
+        t = 0;
+        expert = row = nrows = 0;
+
+        for (e = 0; e < n; e++) {
+            for (i = first[e]; i < first[e + 1]; i += nrows, t++) {
+                assert_true(moe_tile_rows(first, tiles, n, height, t, &expert,
+                                          &row, &nrows));
+                assert_int_equal(expert, e);
+                assert_int_equal(row, i);
+                assert_in_range(nrows, 1, height);
+                assert_true(row + nrows <= first[e + 1]);
+            }
+        }
+
+        assert_int_equal(t, tiles[n]);
+        assert_false(moe_tile_rows(first, tiles, n, height, t, &expert, &row,
+                                   &nrows));
+    }
+}
+
+
+/* as a block finds places: its slots' ranks beside those of slots before */
+static void
+test_equal_before(void **state)
+{
+    uint32_t  i, n, block, begin, experts[300], at[300], first[8], had[7];
+
+    for (block = 1; block < 300; block += 1 + below(40)) {
+        n = 1 + below(300);
+
+        for (i = 0; i < n; i++) {
+            experts[i] = below(7);
+        }
+
+        moe_permutation(experts, n, 7, first, at);
+        memset(had, 0, sizeof(had));
+
+        for (begin = 0; begin < n; begin += block) {
+            for (i = begin; i < n && i < begin + block; i++) {
+                assert_int_equal(at[i], first[experts[i]] + had[experts[i]]
+                                 + moe_equal_before(experts + begin,
+                                                    i - begin));
+            }
+
+            while (i > begin) {
+                had[experts[--i]]++;
+            }
+        }
+    }
 }
 
 
@@ -208,6 +287,8 @@ main(void)
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_tiles),
         cmocka_unit_test(test_permutation),
+        cmocka_unit_test(test_tile_rows),
+        cmocka_unit_test(test_equal_before),
         cmocka_unit_test(test_pages),
         cmocka_unit_test(test_page_sees),
         cmocka_unit_test(test_choice)

@@ -7,7 +7,9 @@
 #include "cuda_test.h"
 
 #include "ep/exchange.h"
+#include "kernels/cuda/permute.h"
 #include "kernels/device.h"
+#include "model/exchange_device.h"
 #include "model/sampler.h"
 
 
@@ -257,10 +259,13 @@ test_rows(void **state)
         gpu->gather(&device, dx, up(at, rows * 4), rows, n, out);
         assert_device(want, out, (size_t) rows * n, "gather");
 
-        /* 19 and 7 have no common factor, so this is a permutation */
+        /* 38 and 7 have no common factor, so this is a permutation, but for
+         * one that goes nowhere */
         for (i = 0; i < 38; i++) {
             at[i] = (i * 7 + 3) % 38;
         }
+
+        at[below(38)] = MOE_NO_ROW;
 
         free(x);
         free(want);
@@ -310,7 +315,7 @@ test_combine(void **state)
                                .top_k = 1 + below(5) };
 
         for (j = 0; j < op.nrows * op.top_k; j++) {
-            at[j] = below(20);
+            at[j] = below(9) ? below(20) : MOE_NO_ROW;
         }
 
         x = random_rows(op.nrows, op.n, op.n);
@@ -405,6 +410,161 @@ test_route(void **state)
 
     for (i = 0; i < 40 * rounds; i++) {
         route_once(i);
+    }
+}
+
+
+/* slots to places, and what a device finds out with them, beside plain C */
+static void
+sort_once(uint32_t n, uint32_t n_experts)
+{
+    uint32_t     i, *experts, *at, *first, *tiles;
+    moe_sort_t   op;
+
+    experts = malloc(n * 4);
+    at = malloc(n * 4);
+    first = malloc((n_experts + 1) * 4);
+    tiles = malloc(2 * (n_experts + 1) * 4);
+
+    for (i = 0; i < n; i++) {
+        experts[i] = below(20) ? below(n_experts) : n_experts + below(2);
+        experts[i] = below(3) ? experts[i] : n_experts / 2;
+    }
+
+    moe_permutation(experts, n, n_experts, first, at);
+    moe_tiles_before(first, n_experts, MOE_TILE_FEW, tiles);
+    moe_tiles_before(first, n_experts, MOE_TILE_MANY, tiles + n_experts + 1);
+
+    op = (moe_sort_t) { .experts = up(experts, n * 4), .n = n,
+                        .n_experts = n_experts, .at = take(n * 4),
+                        .first = take((n_experts + 1) * 4),
+                        .tiles = take(2 * (n_experts + 1) * 4) };
+    gpu->sort(&device, &op);
+    assert_device_u32(at, op.at, n, "places");
+    assert_device_u32(first, op.first, n_experts + 1, "first rows");
+    assert_device_u32(tiles, op.tiles, 2 * (n_experts + 1), "tiles");
+
+    free(experts);
+    free(at);
+    free(first);
+    free(tiles);
+    end();
+}
+
+
+static void
+test_sort(void **state)
+{
+    uint32_t  i;
+
+    need_device();
+
+    for (i = 0; i < 10 * rounds; i++) {
+        sort_once(1 + below(i % 2 ? 1500 : 40), 1 + below(i % 3 ? 9 : 600));
+    }
+
+    sort_once(256, 256);
+    sort_once(257, 1);
+
+    if (large) {
+        sort_once(65536, 256);
+    }
+}
+
+
+/* what a layer's rows become on their way to experts and back, which here give
+ * what they are given; sorts: whether the device finds out whose they are */
+static void
+exchange_once(const moe_exchange_shape_t *s, uint32_t nrows, int sorts)
+{
+    float                *x;
+    uint32_t              i, e, n, *chosen, *first, *there;
+    uint64_t              late;
+    moe_err_t             err;
+    moe_exchange_t       *host, *dev;
+    moe_expert_work_t     want, is;
+    moe_expert_result_t   back, y;
+
+    n = nrows * s->top_k;
+    x = random_rows(nrows, s->hidden, s->hidden);
+    chosen = malloc(n * 4);
+    first = malloc((s->n_experts + 1) * 4);
+
+    for (i = 0; i < n; i++) {
+        chosen[i] = below(s->n_experts);
+    }
+
+    host = moe_exchange_local(s, &err);
+    dev = moe_exchange_device(s, gpu, &device, sorts, &err);
+    host->ops->begin(host, nrows, UINT64_MAX, &late, &err);
+    dev->ops->begin(dev, nrows, UINT64_MAX, &late, &err);
+
+    memset(&is, 0, sizeof(is));
+    there = up(chosen, n * 4);
+    assert_int_equal(host->ops->dispatch(host, 0, nrows, x, chosen,
+                                         UINT64_MAX, &want, &late, &err), 0);
+    assert_int_equal(dev->ops->dispatch(dev, 0, nrows,
+                                        up(x, (size_t) nrows * s->hidden * 4),
+                                        there, UINT64_MAX, &is, &late, &err),
+                     0);
+    assert_int_equal(is.nrows, n);
+    assert_device(want.rows, is.rows, (size_t) n * s->hidden, "dispatch");
+
+    if (sorts) {
+        down(first, is.first, (s->n_experts + 1) * 4);
+
+        for (i = e = 0; e < s->n_experts; e++) {
+            if (first[e + 1] != first[e]) {
+                assert_int_equal(want.experts[i].expert, e);
+                assert_int_equal(want.experts[i].first, first[e]);
+                assert_int_equal(want.experts[i].nrows,
+                                 first[e + 1] - first[e]);
+                i++;
+            }
+        }
+
+        assert_int_equal(i, want.nexperts);
+
+    } else {
+        assert_null(is.first);
+        assert_int_equal(is.nexperts, want.nexperts);
+        assert_memory_equal(is.experts, want.experts,
+                            want.nexperts * sizeof(moe_expert_rows_t));
+    }
+
+    memcpy(want.out, want.rows, (size_t) n * s->hidden * 4);
+    gpu->memory->move(device.device, is.out, is.rows,
+                      (size_t) n * s->hidden * 4);
+    host->ops->combine(host, 0, UINT64_MAX, &back, &late, &err);
+    dev->ops->combine(dev, 0, UINT64_MAX, &y, &late, &err);
+    assert_device(back.y, y.y, (size_t) n * s->hidden, "combine");
+    assert_device_u32(back.at, y.at, n, "places of results");
+
+    host->ops->close(host);
+    dev->ops->close(dev);
+    free(x);
+    free(chosen);
+    free(first);
+    end();
+}
+
+
+static void
+test_exchange(void **state)
+{
+    uint32_t              i;
+    moe_exchange_shape_t  s;
+
+    need_device();
+
+    for (i = 0; i < 8 * rounds; i++) {
+        s = (moe_exchange_shape_t) { .max_rows = 40,
+                                     .hidden = 1 + below(90),
+                                     .n_layers = 1,
+                                     .n_experts = 1 + below(40),
+                                     .format = (moe_row_format_e) (i % 2) };
+        s.top_k = 1 + below(s.n_experts < 8 ? s.n_experts : 8);
+        exchange_once(&s, 1 + below(40), i / 2 % 2);
     }
 }
 
@@ -784,6 +944,8 @@ main(void)
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_combine),
         cmocka_unit_test(test_route),
+        cmocka_unit_test(test_sort),
+        cmocka_unit_test(test_exchange),
         cmocka_unit_test(test_argmax),
         cmocka_unit_test(test_sample),
         cmocka_unit_test(test_attention)
