@@ -12,8 +12,12 @@ extern "C" {
 }
 
 
-/* of bring(): large enough for a bus's speed, small beside an expert */
-enum { PASSING = 4 << 20 };
+enum {
+    PASSING = 4 << 20,          /* of bring(): large enough for a bus's speed,
+                                 * small beside an expert */
+    STAGE = 4 << 20             /* of put(): most of what steps are told
+                                 * between waits */
+};
 
 
 static int
@@ -68,6 +72,10 @@ device_open(uint32_t number, moe_err_t *err)
         rc = cudaHostAlloc(&d->passing, PASSING, cudaHostAllocDefault);
     }
 
+    if (rc == cudaSuccess) {
+        rc = cudaHostAlloc((void **) &d->stage, STAGE, cudaHostAllocDefault);
+    }
+
     if (rc != cudaSuccess) {
         moe_err(err, "cuda: cannot use device %u of %u: %s", number,
                 device_count(), cudaGetErrorString(rc));
@@ -89,6 +97,7 @@ device_first(moe_err_t *err)
 static void
 device_close(moe_device_t *d)
 {
+    cudaFreeHost(d->stage);
     cudaFreeHost(d->passing);
     cudaStreamDestroy(d->beside);
     cudaStreamDestroy(d->stream);
@@ -123,15 +132,6 @@ device_give(moe_device_t *d, void *p)
 {
     device_note(d, cudaStreamSynchronize(d->stream), "give");
     device_note(d, cudaFree(p), "give");
-}
-
-
-/* a copy from memory that is not pinned returns once it has been read */
-static void
-device_put(moe_device_t *d, void *to, const void *from, size_t bytes)
-{
-    device_note(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
-                                   d->stream), "put");
 }
 
 
@@ -192,6 +192,44 @@ wait_alive(moe_device_t *d, moe_err_t *err)
 }
 
 
+/* until all that was asked for is done; -1: alive() does not want to */
+static int
+wait_all(moe_device_t *d, moe_err_t *err)
+{
+    int  rc;
+
+    rc = d->alive != NULL ? wait_alive(d, err) : 0;
+    device_note(d, cudaStreamSynchronize(d->stream), "an operation");
+    d->staged = 0;
+
+    return rc;
+}
+
+
+/* By way of pinned memory: a copy from any other may wait for what was asked
+ * for before.  Weights, which are larger, are copied as they are; that returns
+ * once they have been read. */
+static void
+device_put(moe_device_t *d, void *to, const void *from, size_t bytes)
+{
+    moe_err_t  err;
+
+    if (bytes <= STAGE) {
+
+        /* who does not want to wait will say so at get() */
+        if (bytes > STAGE - d->staged) {
+            (void) wait_all(d, &err);
+        }
+
+        from = memcpy(d->stage + d->staged, from, bytes);
+        d->staged += (bytes + 63) / 64 * 64;
+    }
+
+    device_note(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
+                                   d->stream), "put");
+}
+
+
 static int
 device_get(moe_device_t *d, void *to, const void *from, size_t bytes,
     moe_err_t *err)
@@ -203,6 +241,7 @@ device_get(moe_device_t *d, void *to, const void *from, size_t bytes,
     device_note(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost,
                                    d->stream), "get");
     device_note(d, cudaStreamSynchronize(d->stream), "an operation");
+    d->staged = 0;
 
     if (d->failed != cudaSuccess) {
         return fail(err, d->failed, d->where);

@@ -42,6 +42,8 @@ struct moe_device_s {
     cudaStream_t  stream;
     cudaStream_t  beside;       /* what bring() copies in */
     void         *passing;      /* pinned, for it */
+    char         *stage;        /* pinned: what put() copies from */
+    size_t        staged;       /* bytes of it that copies may yet read */
     cudaError_t   failed;       /* the first that did */
     const char   *where;
 
@@ -76,7 +78,7 @@ launch(const moe_kctx_t *c, const char *name, void (*kernel)(P...),
         static_cast<P>(args)...);
     device_note(c->device, cudaGetLastError(), name);
 #else
-    simt_launch(blocks, threads, shared, [&] {
+    simt_launch(c->device->stream, blocks, threads, shared, [&] {
         kernel(static_cast<P>(args)...);
     });
 #endif

@@ -9,7 +9,8 @@
  * Blocks run one after the other.  Memory that was taken for the device can be
  * touched in kernels and copies alone, and a page behind it never.  Copies see
  * it in a place of its own, so that another thread may make some while the one
- * that computes runs a kernel.
+ * that computes runs a kernel.  All is done at once; simt_waits says how often
+ * a GPU would have been waited for.
  */
 
 #ifndef MOE_SIMT_H
@@ -41,6 +42,8 @@ enum {
     SIMT_THREADS = 1024,
     SIMT_STACK = 128 << 10,     /* bytes a thread */
     SIMT_TAKEN = 512,
+    SIMT_PINNED = 16,
+    SIMT_STREAMS = 64,
     SIMT_MEMORY = 1 << 30       /* most bytes at once */
 };
 
@@ -66,6 +69,11 @@ typedef struct {
 } simt_taken_t;
 
 typedef struct {
+    char    *p;                 /* NULL: free */
+    size_t   bytes;
+} simt_pinned_t;
+
+typedef struct {
     void          (*body)(void *ctx);
     void           *ctx;
     jmp_buf         scheduler;
@@ -78,6 +86,9 @@ typedef struct {
     unsigned char   shared[228 << 10] __attribute__((aligned(256)));
     simt_taken_t    taken[SIMT_TAKEN];
     unsigned        ntaken;
+    simt_pinned_t   pinned[SIMT_PINNED];
+    int             nstreams;
+    char            pending[SIMT_STREAMS];  /* what nobody has waited for */
 } simt_t;
 
 /* one for the whole program, which computes in one thread */
@@ -87,6 +98,10 @@ struct simt_dim_t { unsigned  x; };
 
 inline simt_dim_t  threadIdx;
 inline simt_dim_t  blockIdx;
+
+
+/* a test's to look at: waits of the process for what a stream has to do */
+extern "C" { inline unsigned  simt_waits; }
 
 
 [[noreturn]] inline void
@@ -241,9 +256,30 @@ simt_protect(int prot)
 }
 
 
+typedef int  cudaStream_t;
+
+
+inline char *
+simt_pending(cudaStream_t s)
+{
+    return &simt.pending[s % SIMT_STREAMS];
+}
+
+
+inline void
+simt_waited(cudaStream_t s)
+{
+    if (*simt_pending(s)) {
+        *simt_pending(s) = 0;
+        __atomic_add_fetch(&simt_waits, 1, __ATOMIC_RELAXED);
+    }
+}
+
+
 template <typename F>
 inline void
-simt_launch(size_t blocks, unsigned threads, size_t shared, F f)
+simt_launch(cudaStream_t s, size_t blocks, unsigned threads, size_t shared,
+    F f)
 {
     size_t  i;
 
@@ -263,6 +299,7 @@ simt_launch(size_t blocks, unsigned threads, size_t shared, F f)
     simt.body = [](void *ctx) { (*(F *) ctx)(); };
     simt.ctx = &f;
     simt.nthreads = threads;
+    *simt_pending(s) = 1;
 
     simt_protect(PROT_READ|PROT_WRITE);
 
@@ -332,8 +369,6 @@ __dp4a(int a, int b, int c)
 
 /* the runtime */
 
-typedef int  cudaStream_t;
-
 typedef enum {
     cudaSuccess,
     cudaErrorMemoryAllocation,
@@ -382,7 +417,7 @@ cudaSetDevice(int n)
 inline cudaError_t
 cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
 {
-    *s = 1;
+    *s = ++simt.nstreams;
 
     return cudaSuccess;
 }
@@ -415,6 +450,8 @@ cudaStreamQuery(cudaStream_t s)
 inline cudaError_t
 cudaStreamSynchronize(cudaStream_t s)
 {
+    simt_waited(s);
+
     return cudaSuccess;
 }
 
@@ -422,18 +459,53 @@ cudaStreamSynchronize(cudaStream_t s)
 inline cudaError_t
 cudaHostAlloc(void **p, size_t bytes, unsigned flags)
 {
-    *p = malloc(bytes);
+    unsigned  i;
 
-    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+    for (i = 0; i < SIMT_PINNED; i++) {
+        if (simt.pinned[i].p == NULL) {
+            simt.pinned[i].p = (char *) malloc(bytes);
+            simt.pinned[i].bytes = bytes;
+            *p = simt.pinned[i].p;
+            return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+        }
+    }
+
+    return cudaErrorMemoryAllocation;
 }
 
 
 inline cudaError_t
 cudaFreeHost(void *p)
 {
-    free(p);
+    unsigned  i;
 
-    return cudaSuccess;
+    for (i = 0; i < SIMT_PINNED; i++) {
+        if (simt.pinned[i].p == p) {
+            free(p);
+            simt.pinned[i].p = NULL;
+            return cudaSuccess;
+        }
+    }
+
+    simt_wrong("pinned memory is given back that was not taken");
+}
+
+
+inline int
+simt_is_pinned(const void *p)
+{
+    unsigned  i;
+
+    for (i = 0; i < SIMT_PINNED; i++) {
+        if (simt.pinned[i].p != NULL
+            && (size_t) ((const char *) p - simt.pinned[i].p)
+               < simt.pinned[i].bytes)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -543,17 +615,27 @@ inline cudaError_t
 cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 {
     memset(simt_copies(p), value, bytes);
+    *simt_pending(s) = 1;
 
     return cudaSuccess;
 }
 
 
+/* with memory of the process that is not pinned it may wait for the stream */
 inline cudaError_t
 cudaMemcpyAsync(void *to, const void *from, size_t bytes, simt_copy_e kind,
     cudaStream_t s)
 {
     if (bytes == 0) {
         return cudaSuccess;
+    }
+
+    if ((kind == cudaMemcpyHostToDevice && !simt_is_pinned(from))
+        || (kind == cudaMemcpyDeviceToHost && !simt_is_pinned(to)))
+    {
+        simt_waited(s);
+    } else {
+        *simt_pending(s) = 1;
     }
 
     memmove(kind == cudaMemcpyDeviceToHost ? to : simt_copies(to),

@@ -22,6 +22,9 @@
 
 enum { SEQS = 2, LEN = 24, PAGES = 16 };
 
+/* t/cuda/simt.h's; a GPU has none */
+extern unsigned  simt_waits __attribute__((weak));
+
 
 static const char *const  models[] = {
     "t/golden/v3-odd", "t/golden/gpt-oss", "t/golden/qwen3-moe",
@@ -411,6 +414,82 @@ test_too_much(void **state)
 }
 
 
+/* with all experts here, a step is asked for and its draws are waited for:
+ * nothing in between, whatever it has of prompts */
+static void
+count_waits(const char *dir, const char *kernels)
+{
+    unsigned      before;
+    uint32_t      i, step, ids[20], pos[20], seq[20], rows[3];
+    uint8_t       role[20];
+    moe_err_t     err;
+    moe_draw_t    d[3];
+    moe_drawn_t   out[3];
+    moe_draws_t   draws = { .n = 3, .draws = d, .out = out };
+    moe_model_t  *m;
+
+    const uint32_t   table[3][2] = { { 5, 2 }, { 0, 9 }, { 1, 3 } };
+    const uint32_t  *tables[3] = { table[0], table[1], table[2] };
+    moe_batch_t      b = { .ids = ids, .pos = pos, .seq = seq, .role = role,
+                           .nseqs = 3, .tables = tables, .nout = 3,
+                           .out = rows };
+
+    m = open_model(dir, kernels, MOE_KV_F32, 0);
+    moe_model_set_draws(m, &draws);
+
+    /* prompts of 18, 1 and 1 rows, then an id of each */
+    for (step = 0; step < 2; step++) {
+        b.nrows = step ? 3 : 20;
+
+        for (i = 0; i < b.nrows; i++) {
+            seq[i] = i < b.nrows - 2 ? 0 : i - (b.nrows - 3);
+            pos[i] = seq[i] == 0 ? i + step * 18 : step;
+            ids[i] = id_at(m, seq[i], pos[i]);
+            role[i] = MOE_ROLE_PROMPT;
+        }
+
+        memset(d, 0, sizeof(d));
+
+        for (i = 0; i < 3; i++) {
+            rows[i] = b.nrows - 3 + i;
+            d[i].row = i;
+            d[i].given = UINT32_MAX;
+        }
+
+        before = simt_waits;
+        assert_int_equal(moe_model_step(m, &b, NULL, &err), 0);
+        assert_int_equal(simt_waits - before, 1);
+
+        for (i = 0; i < 3; i++) {
+            assert_int_equal(out[i].none, 0);
+            assert_in_range(out[i].id, 0, moe_model_vocab_size(m) - 1);
+        }
+    }
+
+    moe_model_close(m);
+}
+
+
+static void
+test_waits(void **state)
+{
+    size_t  i;
+
+    need_device();
+
+    if (&simt_waits == NULL) {
+        print_message("only an emulated device counts\n");
+        return;
+    }
+
+    for (i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
+        count_waits(models[i], "cuda");
+    }
+
+    count_waits("t/golden/v3-fp8", "cuda-fp8");
+}
+
+
 int
 main(void)
 {
@@ -419,6 +498,7 @@ main(void)
         cmocka_unit_test(test_more_pages),
         cmocka_unit_test(test_drafts),
         cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_waits),
         cmocka_unit_test(test_too_much)
     };
 
