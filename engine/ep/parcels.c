@@ -304,14 +304,26 @@ moe_parcels_begin(moe_parcels_t *p)
 }
 
 
+/* the experts in this rank's slots; NONE in one that has none */
+static const uint32_t *
+own_experts(const moe_parcels_t *p)
+{
+    return p->placement->expert
+           + ((size_t) p->layer * p->nranks + p->rank) * p->placement->n_local;
+}
+
+
 /* the rows that rank has for us, as a list of p->items[rank] */
 static int
 read_counted(moe_parcels_t *p, uint32_t rank, uint32_t nrows, uint32_t n,
     const uint8_t *list, moe_err_t *err)
 {
     uint32_t             i;
+    const uint32_t      *own;
     moe_parcel_item_t   *item;
     moe_parcel_entry_t   e;
+
+    own = own_experts(p);
 
     if (nrows > p->rows[rank] || n > nrows * p->shape.top_k) {
         return moe_err(err, "exchange: rank %u sends %u rows, %u entries of "
@@ -321,7 +333,9 @@ read_counted(moe_parcels_t *p, uint32_t rank, uint32_t nrows, uint32_t n,
     for (i = 0; i < n; i++) {
         memcpy(&e, list + i * sizeof(e), sizeof(e));
 
-        if (e.row >= nrows || e.expert >= p->placement->n_local) {
+        if (e.row >= nrows || e.expert >= p->placement->n_local
+            || own[e.expert] == MOE_SPREAD_NONE)
+        {
             return moe_err(err, "exchange: rank %u sends row %u of %u for "
                            "slot %u", rank, e.row, nrows, e.expert);
         }
@@ -343,15 +357,18 @@ read_fixed(moe_parcels_t *p, uint32_t rank, const uint8_t *list,
     moe_err_t *err)
 {
     uint32_t            e, i, n, total;
+    const uint32_t     *own;
     moe_parcel_item_t  *item;
 
     total = 0;
+    own = own_experts(p);
 
     for (e = 0; e < p->placement->n_local; e++) {
         memcpy(&n, list + e * sizeof(uint32_t), sizeof(n));
 
         if (n > p->rows[rank]
-            || total + n > p->rows[rank] * p->shape.top_k)
+            || total + n > p->rows[rank] * p->shape.top_k
+            || (n != 0 && own[e] == MOE_SPREAD_NONE))
         {
             return moe_err(err, "exchange: rank %u sends %u rows for slot "
                            "%u, its step has %u", rank, n, e, p->rows[rank]);
@@ -401,9 +418,7 @@ place_experts(moe_parcels_t *p, uint32_t *next)
         }
     }
 
-    logical = p->placement->expert
-              + ((size_t) p->layer * p->nranks + p->rank)
-                * p->placement->n_local;
+    logical = own_experts(p);
     first = 0;
     n = 0;
 

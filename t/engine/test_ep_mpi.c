@@ -539,6 +539,7 @@ static size_t    room[MOE_LINK_KINDS];
 static size_t    came[MOE_LINK_KINDS];
 static int       wild;
 static int       in_halves;
+static uint32_t  slots;         /* of a rank; the fourth has no expert */
 
 
 static uint32_t
@@ -595,7 +596,7 @@ wild_rows(uint32_t *word, uint32_t half)
     word[0] = wild && draw(9) == 0 ? draw(5) : 1 + half;
     word[1] = wild && draw(9) == 0 ? draw(5) : 0;
     word[2] = draw(2) ? in_halves ? 4 : 8 : draw(9);
-    word[3] = word[2] && draw(4) ? word[2] * 3 : draw(9);
+    word[3] = word[2] && draw(4) ? word[2] * slots : draw(9);
     word[4] = draw(wild ? 20 : 17);
 
     if (wild && draw(9) == 0) {
@@ -603,7 +604,7 @@ wild_rows(uint32_t *word, uint32_t half)
         word[3] <<= draw(9);
     }
 
-    n = word[2] ? 3 : word[4] * 2;
+    n = word[2] ? slots : word[4] * 2;
     at = 64 + (size_t) word[3] * 64;
 
     for (i = 0; i < n && at + (i + 1) * 4 <= room[MOE_LINK_ROWS + half]; i++) {
@@ -781,6 +782,19 @@ hostile_step(moe_exchange_t *x, uint32_t i, moe_err_t *err)
 }
 
 
+/* as the plain one, with a slot a rank that nothing is in */
+static moe_ep_placement_t *
+with_gaps(const moe_exchange_shape_t *shape)
+{
+    moe_err_t              err;
+    static const uint32_t  expert[] = { 0, 1, 2, MOE_SPREAD_NONE,
+                                        3, 4, 5, MOE_SPREAD_NONE };
+
+    return moe_ep_placement(0x80000001, 1, shape->n_experts, 2, 4, expert,
+                            &err);
+}
+
+
 static void
 test_hostile(void **state)
 {
@@ -805,6 +819,8 @@ test_hostile(void **state)
     for (i = 0; i < 20000; i++) {
         wild = i % 3 != 0;
         in_halves = i % 2;
+        slots = i % 5 ? 3 : 4;
+        o.placement = i % 5 ? NULL : with_gaps(&shape);
         o.overlap = in_halves ? MOE_OVERLAP_ON : MOE_OVERLAP_OFF;
         x = moe_exchange_mpi(&mpi, &shape, &o, &err);
         assert_non_null(x);

@@ -695,11 +695,13 @@ test_faults(void **state)
         uint32_t     fixed_rows;
         uint64_t     late;
         const char  *error;
+        int          moves;
     } faults[] = {
-        { DIES, 0, 0, "rank 1 has hung up" },
-        { SILENT_DISPATCH, 0, 1 << 1, "no rows from rank 1" },
-        { SILENT_DISPATCH, 32, 0, "NCCL: an exchange is not done by" },
-        { SILENT_COMBINE, 0, 0, "NCCL: an exchange is not done by" }
+        { DIES, 0, 0, "rank 1 has hung up", 0 },
+        { DIES, 0, 0, "rank 1 has hung up", 1 },
+        { SILENT_DISPATCH, 0, 1 << 1, "no rows from rank 1", 0 },
+        { SILENT_DISPATCH, 32, 0, "NCCL: an exchange is not done by", 0 },
+        { SILENT_COMBINE, 0, 0, "NCCL: an exchange is not done by", 1 }
     };
 
     need_device();
@@ -707,6 +709,8 @@ test_faults(void **state)
     for (i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
         s.fault = faults[i].fault;
         s.fixed_rows = faults[i].fixed_rows;
+        s.moves = faults[i].moves;
+        s.replicas = 1;
         s.at = 3;
         begin(&s);
         launch("good");
