@@ -160,7 +160,9 @@ struct moe_model_s {
     moe_layer_t          *layers;   /* [n_layers], and the MTP layer */
     moe_mtp_t             mtp;
     moe_ffn_mats_t       *experts;  /* of all layers */
-    const moe_expert_t   *device_experts;   /* the same, on the device */
+    const moe_expert_t   *device_experts;   /* the same as of load, on the
+                                             * device; for layers that have
+                                             * all of them here */
     float                *vectors;  /* what the pointers above point into,
                                      * or with a device its copy */
     size_t                nvectors; /* floats */
