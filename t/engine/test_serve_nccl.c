@@ -16,10 +16,10 @@ enum {
     RANKS = 2,
     JOBS = 2,
     TOKENS = 3,
+    ROUNDS = 60,
 
-    /* the rows of one round are enough for a look at loads */
-    ROUNDS = 30,
-    MANY = 44,
+    /* words of a prompt; some rounds are enough for a look at loads */
+    MANY = 12,
     FEW = 4
 };
 
