@@ -177,10 +177,10 @@ NCCL_STUBS = $(foreach s,good old short,$(BUILD)/t/nccl/$s/libnccl.so.2)
 $(BUILD)/t/nccl/old/libnccl.so.2: STUB = -DMOE_STUB_VERSION=21705
 $(BUILD)/t/nccl/short/libnccl.so.2: STUB = -DMOE_STUB_SHORT
 
-$(NCCL_STUBS): t/nccl/stub.c engine/ep/nccl.h
+$(NCCL_STUBS): t/nccl/stub.c engine/ep/nccl.h t/cuda/stream.h
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
-	$(Q)$(CC) -std=c17 -g $(OPT) $(WARN) -D_GNU_SOURCE -Iengine $(STUB) \
+	$(Q)$(CC) -std=c17 -g $(OPT) $(WARN) -D_GNU_SOURCE -Iengine -I. $(STUB) \
 	    -fvisibility=hidden -fPIC -shared -o $@ $<
 
 $(BUILD)/t/test_ep_nccl $(BUILD)/t/test_serve_nccl: | $(NCCL_STUBS)

@@ -26,6 +26,8 @@ static ngx_int_t ngx_http_moe_health_reply(ngx_http_request_t *r,
     ngx_http_moe_survey_t *s);
 static ngx_int_t ngx_http_moe_health_engine(ngx_http_moe_out_t *out,
     ngx_http_moe_asked_t *a);
+static ngx_int_t ngx_http_moe_health_halves(ngx_http_moe_out_t *out,
+    moe_stats_t *stats);
 static const char *ngx_http_moe_health_state(ngx_http_moe_asked_t *a);
 
 
@@ -373,6 +375,12 @@ ngx_http_moe_health_engine(ngx_http_moe_out_t *out, ngx_http_moe_asked_t *a)
         return NGX_ERROR;
     }
 
+    if (a->up && a->stats
+        && ngx_http_moe_health_halves(out, a->stats) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
     if (a->why
         && ngx_http_moe_out_printf(out, ",\"reason\":\"%s\"", a->why)
            != NGX_OK)
@@ -381,6 +389,33 @@ ngx_http_moe_health_engine(ngx_http_moe_out_t *out, ngx_http_moe_asked_t *a)
     }
 
     return ngx_http_moe_out_add(out, "}", 1);
+}
+
+
+/* steps in two halves: whether some are now, how many of all there were, and
+ * what halves were last measured to bring; nothing where there were none */
+
+static ngx_int_t
+ngx_http_moe_health_halves(ngx_http_moe_out_t *out, moe_stats_t *stats)
+{
+    uint64_t  share;
+
+    if (stats->halved == 0 && stats->halves_sizes == 0) {
+        return NGX_OK;
+    }
+
+    share = stats->halved < stats->steps
+            ? (uint64_t) ((double) stats->halved / (double) stats->steps
+                          * 1000)
+            : 1000;
+
+    return ngx_http_moe_out_printf(out, ",\"halves\":{\"now\":%s,"
+                                   "\"share\":%uL.%03uL,"
+                                   "\"gain\":%uL.%03uL}",
+                                   stats->halves_sizes ? "true" : "false",
+                                   share / 1000, share % 1000,
+                                   stats->halves_gain / 1000,
+                                   stats->halves_gain % 1000);
 }
 
 

@@ -199,6 +199,10 @@ static ngx_http_moe_metric_t  ngx_http_moe_engine_metrics[] = {
     { "steps_in_halves", "Forward passes in two halves",
       offsetof(moe_stats_t, halved), 0 },
 
+    { "halves_sizes",
+      "Sizes of steps that are in two halves now, 2^i of them rows: bit i",
+      offsetof(moe_stats_t, halves_sizes), 1 },
+
     { "halves_rows", "Rows of a step, from this to twice it, last measured",
       offsetof(moe_stats_t, halves_rows), 1 },
 

@@ -214,6 +214,8 @@ typedef struct {
                                              * experts were placed ... */
     uint64_t           skew;                /* ... and as they are */
     uint64_t           halved;              /* steps in two halves */
+    uint64_t           halves_sizes;        /* at which they are now: bit i is
+                                             * 2^i to 2^(i + 1) - 1 rows */
     uint64_t           halves_rows;         /* size of those last measured,
                                              * and thousandths: time of a
                                              * whole one over theirs */

@@ -639,6 +639,7 @@ moe_rank_overlap(moe_rank_t *r)
     }
 
     r->stats.halved = o.halved;
+    r->stats.halves_sizes = o.sizes;
     r->stats.halves_rows = o.rows;
     r->stats.halves_gain = (uint64_t) (o.gain * 1000 + 0.5);
 }

@@ -2,7 +2,9 @@
  * device: what a backend with a device of its own has beside moe_kernels_t,
  * for models whose experts are on several of them.
  *
- * Everything here but bring() is in order with the operations of the table.
+ * Everything here but bring() is in order with the operations of the table;
+ * what other devices send and are sent may be beside them, and then depart()
+ * and await() say what comes first.
  */
 
 #ifndef MOE_KERNELS_DEVICE_H
@@ -14,6 +16,9 @@
 
 #include "base/err.h"
 #include "kernels/kernels.h"
+
+
+enum { MOE_DEVICE_MARKS = 2 };
 
 
 /*
@@ -46,8 +51,23 @@ typedef struct {
                                moe_err_t *err),
                   void *data);
 
-    /* what the maker's libraries know the order of operations by */
+    /* what the maker's libraries know the order of operations by, and that of
+     * messages beside them */
     void *(*stream)(moe_device_t *d);
+    void *(*messages)(moe_device_t *d);
+
+    /* Messages from now on begin after all operations so far. */
+    void (*depart)(moe_device_t *d);
+
+    /* Mark i is all messages so far; operations from now on begin after what
+     * it was last. */
+    void (*mark)(moe_device_t *d, uint32_t i);
+    void (*await)(moe_device_t *d, uint32_t i);
+
+    /* Takes the time when all operations so far are done: of a beginning, or
+     * of an end; and what lay between, in us; 0 where it is not known yet. */
+    void (*clock)(moe_device_t *d, int ends);
+    uint64_t (*took)(moe_device_t *d);
 
     /* As put() of moe_memory_t, but at once, for operations that were asked for
      * before and do not touch it go on meanwhile; waits until it is there.  One

@@ -14,8 +14,8 @@ our @theirs = qw(state progress started ranks ranks_up rank_restarts waiting
     refused_full refused_late refused_memory queue_timeouts displaced
     prompt_tokens cached_tokens completion_tokens draft_tokens draft_accepted
     steps kv_pages kv_pages_used kv_pages_cached lanes lanes_broken placements
-    skew_before_thousandths skew_thousandths steps_in_halves halves_rows
-    halves_gain_thousandths);
+    skew_before_thousandths skew_thousandths steps_in_halves
+    halves_sizes halves_rows halves_gain_thousandths);
 
 # a histogram is cumulative and its count is the last bucket's and more
 sub histogram {

@@ -7,6 +7,7 @@ moe_plan();
 moe_puppet('a');
 moe_puppet('loading', '--loading', 420);
 moe_puppet('deaf', '--deaf');
+moe_puppet('halves', '--halves');
 run_tests();
 
 __DATA__
@@ -144,3 +145,16 @@ GET /health
 --- timeout: 300ms
 --- ignore_response
 --- wait: 0.2
+
+
+
+=== TEST 11: steps in two halves: whether some are, how many were, what it brings
+--- config
+location / { moe_pass unix:$TEST_NGINX_HALVES_SOCK; }
+--- request
+GET /health
+--- json
+status = "ok"
+engines.0.halves.now = true
+engines.0.halves.share = 0.412
+engines.0.halves.gain = 1.08

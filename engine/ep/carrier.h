@@ -6,15 +6,22 @@
  * results go another way, from device to device.  Where it is one, an
  * exchange calls
  *
+ *     begin     a step of one part (half 0), or of two halves
  *     chosen    the experts that dispatch was given, in the process's memory
- *     send      after moe_parcels_plan(): rows to their parcels; in a step of
- *               fixed capacity they are on their way from here
- *     fetch     after moe_parcels_sort(): the others' rows into the work
- *     back      results, there and back again
+ *     send      after moe_parcels_plan(): rows to their parcels; with fixed
+ *               capacity they are on their way from here
+ *     come      after moe_parcels_sort(): counted rows are on their way from
+ *               here
+ *     fetch     the others' rows into the work
+ *     back      results are on their way
+ *     result    they are there
  *
  * All of these may have asked the device for something that it has not done
  * yet; waiting for it is what its memory's get() does, here or later.  Each
  * returns 0, or -1 and a line in err, after which nothing goes on.
+ *
+ * What is on its way is so in one order on all ranks: in each layer rows of
+ * half 0, rows of half 1, results of half 0, results of half 1.
  */
 
 #ifndef MOE_CARRIER_H
@@ -48,8 +55,15 @@ typedef struct {
                    size_t stride, const uint32_t *from, uint32_t n,
                    uint32_t width, float *out);
 
-    /* what a library of the device's maker knows the order by */
+    /* what a library of the device's maker knows the order by, and one beside
+     * it, as in kernels/device.h; marks are one a half */
     void *(*stream)(void *ctx);
+    void *(*messages)(void *ctx);
+    void (*depart)(void *ctx);
+    void (*mark)(void *ctx, uint32_t half);
+    void (*await)(void *ctx, uint32_t half);
+    void (*clock)(void *ctx, int ends);
+    uint64_t (*took)(void *ctx);
 
     /* While get() waits for what was asked for before, it calls alive now and
      * then with how long it has waited; -1 and err: it need not wait any
@@ -64,14 +78,24 @@ typedef struct {
 typedef struct moe_carrier_s  moe_carrier_t;
 
 typedef struct {
+    void (*begin)(moe_carrier_t *c, int halves);
     int (*chosen)(moe_carrier_t *c, const uint32_t *experts, uint32_t n,
                   uint64_t deadline, const uint32_t **list, moe_err_t *err);
-    int (*send)(moe_carrier_t *c, const moe_parcels_t *p, const float *rows,
+    int (*send)(moe_carrier_t *c, uint32_t half, const moe_parcels_t *p,
+                const float *rows, uint64_t deadline, moe_err_t *err);
+    int (*come)(moe_carrier_t *c, uint32_t half, const moe_parcels_t *p,
                 uint64_t deadline, moe_err_t *err);
-    int (*fetch)(moe_carrier_t *c, const moe_parcels_t *p, uint64_t deadline,
-                 moe_expert_work_t *work, moe_err_t *err);
-    int (*back)(moe_carrier_t *c, const moe_parcels_t *p, uint64_t deadline,
-                moe_expert_result_t *result, moe_err_t *err);
+    int (*fetch)(moe_carrier_t *c, uint32_t half, const moe_parcels_t *p,
+                 uint64_t deadline, moe_expert_work_t *work, moe_err_t *err);
+    int (*back)(moe_carrier_t *c, uint32_t half, const moe_parcels_t *p,
+                uint64_t deadline, moe_err_t *err);
+    int (*result)(moe_carrier_t *c, uint32_t half, const moe_parcels_t *p,
+                  uint64_t deadline, moe_expert_result_t *result,
+                  moe_err_t *err);
+
+    /* us that the device has taken from begin of the last step to its last
+     * results; 0: it is not known, for they are not there yet */
+    uint64_t (*took)(moe_carrier_t *c);
 
     /* ends what is under way */
     void (*abort)(moe_carrier_t *c);

@@ -78,11 +78,16 @@ static const moe_exchange_ops_t  mpi_ops = {
     .doze = mpi_doze
 };
 
-/* rows on devices, one half at a time */
+/* the same of rows on devices, which have some of the experts */
 static const moe_exchange_ops_t  carried_ops = {
     .begin = mpi_begin,
     .dispatch = mpi_dispatch,
     .combine = mpi_combine,
+    .dispatch_send = mpi_dispatch_send,
+    .dispatch_wait = mpi_dispatch_wait,
+    .combine_send = mpi_combine_send,
+    .combine_wait = mpi_combine_wait,
+    .move = mpi_move,
     .close = mpi_close,
     .places = mpi_places,
     .holds = mpi_holds,
@@ -396,8 +401,7 @@ moe_exchange_mpi(const moe_mpi_t *mpi, const moe_exchange_shape_t *shape,
     x->base.format = shape->format;
     x->base.nranks = mpi->nranks;
     x->shape = *shape;
-    x->overlap.mode = mpi->rank == 0 && mpi->nccl == NULL
-                      ? o->overlap : MOE_OVERLAP_OFF;
+    x->overlap.mode = mpi->rank == 0 ? o->overlap : MOE_OVERLAP_OFF;
     x->mpi = mpi;
     x->link = mpi->link;
     x->others = (~0ull >> (64 - mpi->nranks)) & ~(1ull << mpi->rank);
@@ -509,7 +513,7 @@ void
 moe_exchange_mpi_overlap(const moe_exchange_t *base,
     moe_overlap_figures_t *figures)
 {
-    *figures = ((const mpi_t *) base)->overlap.figures;
+    *figures = moe_overlap_figures(&((const mpi_t *) base)->overlap);
 }
 
 
@@ -736,6 +740,11 @@ agree(mpi_t *x, moe_err_t *err)
     x->base.most_rows = max;
     x->base.halves = moe_overlap_halves(x->peers[0].said.halves, max) != 0;
     share(x, max, fixed);
+
+    if (x->carrier != NULL) {
+        x->carrier->ops->begin(x->carrier, x->base.halves);
+    }
+
     x->over = over != 0;
 
     return 0;
@@ -776,17 +785,27 @@ say(mpi_t *x, uint32_t nrows, moe_err_t *err)
 }
 
 
-/* how long the last step took */
+/* how long the last step took; a device by its own clock, since the process
+ * has not waited for it */
 static void
 look_back(mpi_t *x)
 {
-    if (x->ended_us != 0) {
-        x->overlap.figures.halved += x->base.halves
-                                     && x->peers[x->mpi->rank].said.rows != 0;
-        moe_overlap_seen(&x->overlap, x->base.most_rows, x->base.halves,
-                         x->ended_us - x->began_us);
-        x->ended_us = 0;
+    uint64_t  us;
+
+    if (x->ended_us == 0) {
+        return;
     }
+
+    x->overlap.figures.halved += x->base.halves
+                                 && x->peers[x->mpi->rank].said.rows != 0;
+    us = x->carrier ? x->carrier->ops->took(x->carrier)
+                    : x->ended_us - x->began_us;
+
+    if (us != 0) {
+        moe_overlap_seen(&x->overlap, x->base.most_rows, x->base.halves, us);
+    }
+
+    x->ended_us = 0;
 }
 
 
@@ -888,7 +907,7 @@ mpi_combine_send(moe_exchange_t *base, uint32_t half, uint64_t deadline,
     int  rc;
 
     guard(deadline);
-    rc = moe_mpi_combine_send((mpi_t *) base, half, late, err);
+    rc = moe_mpi_combine_send((mpi_t *) base, half, deadline, late, err);
     unguard();
 
     return rc;

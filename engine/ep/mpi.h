@@ -61,8 +61,7 @@ typedef struct {
                                          * at a time; 0: as many as balance,
                                          * or without it a plain placement,
                                          * takes */
-    moe_overlap_e        overlap;       /* of steps in halves; rank 0's; not
-                                         * with memory */
+    moe_overlap_e        overlap;       /* of steps in halves; rank 0's */
     moe_mpi_balance_options_t
                          balance;       /* the same on all ranks */
 } moe_mpi_options_t;

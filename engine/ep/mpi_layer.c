@@ -1,5 +1,11 @@
 /*
  * mpi: the exchange in a layer, of a step or of one of its halves.
+ *
+ * Where a carrier has the rows, its messages are in one order on all ranks
+ * (ep/carrier.h).  Counted rows of one half go once the others' lists are
+ * there, which is looked at where messages of the other half would come next,
+ * or where the rows are needed: in both places the device has something to
+ * compute meanwhile.
  */
 
 #include <string.h>
@@ -136,9 +142,9 @@ check_head(const mpi_t *x, uint32_t half, uint32_t r, const head_t *head,
 }
 
 
+/* what every rank's parcel is, and where its rows go in the work */
 static int
-read_rows(mpi_t *x, uint32_t half, uint64_t deadline,
-    moe_expert_work_t *work, moe_err_t *err)
+read_lists(mpi_t *x, uint32_t half, moe_err_t *err)
 {
     half_t         *h;
     uint32_t        r;
@@ -164,16 +170,75 @@ read_rows(mpi_t *x, uint32_t half, uint64_t deadline,
         }
     }
 
-    if (moe_parcels_sort(p, work, err) != 0) {
-        return -1;
+    return moe_parcels_sort(p, &h->work, err);
+}
+
+
+/* the lists, once they are there; a carrier's rows are on their way then */
+static int
+come(mpi_t *x, uint32_t half, uint64_t deadline, uint64_t *late,
+    moe_err_t *err)
+{
+    int      rc;
+    half_t  *h;
+
+    h = &x->halves[half];
+
+    if (h->came) {
+        return MOE_EXCHANGE_OK;
     }
 
+    rc = moe_mpi_await(x, MOE_LINK_ROWS + half, "rows", deadline, late, err);
+
+    if (rc != MOE_EXCHANGE_OK) {
+        return rc;
+    }
+
+    if (read_lists(x, half, err) != 0
+        || (x->carrier != NULL
+            && x->carrier->ops->come(x->carrier, half, &h->parcels, deadline,
+                                     err)
+               != 0))
+    {
+        return moe_mpi_give_up(x);
+    }
+
+    h->came = 1;
+
+    return MOE_EXCHANGE_OK;
+}
+
+
+/* before the carrier has anything else of a step in halves to send: counted
+ * rows of this half, which go first on all ranks */
+static int
+come_before(mpi_t *x, uint32_t half, uint64_t deadline, uint64_t *late,
+    moe_err_t *err)
+{
+    return x->carrier != NULL && x->base.halves
+           && x->halves[half].parcels.capacity == 0
+           ? come(x, half, deadline, late, err) : MOE_EXCHANGE_OK;
+}
+
+
+static int
+fetch_rows(mpi_t *x, uint32_t half, uint64_t deadline,
+    moe_expert_work_t *work, moe_err_t *err)
+{
+    half_t    *h;
+    uint32_t   r;
+
+    h = &x->halves[half];
+    *work = h->work;
+
     if (x->carrier != NULL) {
-        return x->carrier->ops->fetch(x->carrier, p, deadline, work, err);
+        return x->carrier->ops->fetch(x->carrier, half, &h->parcels, deadline,
+                                      work, err);
     }
 
     for (r = 0; r < x->mpi->nranks; r++) {
-        moe_parcels_fetch(p, r, h->boxes[r].rows_in + sizeof(head_t));
+        moe_parcels_fetch(&h->parcels, r,
+                          h->boxes[r].rows_in + sizeof(head_t));
     }
 
     return 0;
@@ -182,12 +247,14 @@ read_rows(mpi_t *x, uint32_t half, uint64_t deadline,
 
 /* into the parcels; then experts are where the process can read them */
 static int
-pack_rows(mpi_t *x, moe_parcels_t *p, const float *rows,
+pack_rows(mpi_t *x, uint32_t half, const float *rows,
     const uint32_t **experts, uint64_t deadline, moe_err_t *err)
 {
     moe_carrier_t  *c;
+    moe_parcels_t  *p;
 
     c = x->carrier;
+    p = &x->halves[half].parcels;
 
     if (c == NULL) {
         return moe_parcels_pack(p, rows, *experts, err);
@@ -201,7 +268,7 @@ pack_rows(mpi_t *x, moe_parcels_t *p, const float *rows,
         return -1;
     }
 
-    return c->ops->send(c, p, rows, deadline, err);
+    return c->ops->send(c, half, p, rows, deadline, err);
 }
 
 
@@ -229,9 +296,18 @@ moe_mpi_dispatch_send(mpi_t *x, uint32_t half, uint32_t layer,
         return moe_mpi_give_up(x);
     }
 
+    if (half != 0) {
+        rc = come_before(x, 0, deadline, late, err);
+
+        if (rc != MOE_EXCHANGE_OK) {
+            return rc;
+        }
+    }
+
     p->layer = layer;
     p->nrows = nrows;
     h->number = ++x->number;
+    h->came = 0;
 
     moe_parcels_open(p);
 
@@ -240,7 +316,7 @@ moe_mpi_dispatch_send(mpi_t *x, uint32_t half, uint32_t layer,
         p->to[r].list = h->boxes[r].list;
     }
 
-    if (pack_rows(x, p, rows, &experts, deadline, err) != 0) {
+    if (pack_rows(x, half, rows, &experts, deadline, err) != 0) {
         return moe_mpi_give_up(x);
     }
 
@@ -267,12 +343,11 @@ moe_mpi_dispatch_wait(mpi_t *x, uint32_t half, uint64_t deadline,
     rc = moe_mpi_broken(x, late, err);
 
     if (rc == MOE_EXCHANGE_OK) {
-        rc = moe_mpi_await(x, MOE_LINK_ROWS + half, "rows", deadline, late,
-                           err);
+        rc = come(x, half, deadline, late, err);
     }
 
     if (rc == MOE_EXCHANGE_OK
-        && (read_rows(x, half, deadline, work, err) != 0
+        && (fetch_rows(x, half, deadline, work, err) != 0
             || moe_mpi_post_rows(x, half, err) != 0))
     {
         rc = moe_mpi_give_up(x);
@@ -282,8 +357,31 @@ moe_mpi_dispatch_wait(mpi_t *x, uint32_t half, uint64_t deadline,
 }
 
 
+/* results, by a carrier */
+static int
+carry_back(mpi_t *x, uint32_t half, uint64_t deadline, uint64_t *late,
+    moe_err_t *err)
+{
+    int  rc;
+
+    rc = half == 0 ? come_before(x, 1, deadline, late, err)
+                   : MOE_EXCHANGE_OK;
+
+    if (rc == MOE_EXCHANGE_OK
+        && x->carrier->ops->back(x->carrier, half, &x->halves[half].parcels,
+                                 deadline, err)
+           != 0)
+    {
+        rc = moe_mpi_give_up(x);
+    }
+
+    return rc;
+}
+
+
 int
-moe_mpi_combine_send(mpi_t *x, uint32_t half, uint64_t *late, moe_err_t *err)
+moe_mpi_combine_send(mpi_t *x, uint32_t half, uint64_t deadline,
+    uint64_t *late, moe_err_t *err)
 {
     int             rc;
     size_t          bytes;
@@ -294,8 +392,11 @@ moe_mpi_combine_send(mpi_t *x, uint32_t half, uint64_t *late, moe_err_t *err)
     p = &x->halves[half].parcels;
     rc = moe_mpi_broken(x, late, err);
 
-    /* a carrier has both ways in one, in combine_wait */
-    if (rc != MOE_EXCHANGE_OK || x->carrier != NULL) {
+    if (rc == MOE_EXCHANGE_OK && x->carrier != NULL) {
+        return carry_back(x, half, deadline, late, err);
+    }
+
+    if (rc != MOE_EXCHANGE_OK) {
         return rc;
     }
 
@@ -334,7 +435,8 @@ moe_mpi_combine_wait(mpi_t *x, uint32_t half, uint64_t deadline,
     rc = moe_mpi_broken(x, late, err);
 
     if (rc == MOE_EXCHANGE_OK && x->carrier != NULL) {
-        return x->carrier->ops->back(x->carrier, p, deadline, result, err)
+        return x->carrier->ops->result(x->carrier, half, p, deadline, result,
+                                       err)
                == 0 ? MOE_EXCHANGE_OK : moe_mpi_give_up(x);
     }
 

@@ -56,9 +56,11 @@ typedef struct {
 
 /* of a step; the first one is all of it where it has no halves */
 typedef struct {
-    uint32_t       number;      /* of the exchange */
-    moe_mpi_box_t  boxes[MOE_LINK_RANKS];
-    moe_parcels_t  parcels;
+    uint32_t           number;      /* of the exchange */
+    moe_mpi_box_t      boxes[MOE_LINK_RANKS];
+    moe_parcels_t      parcels;
+    moe_expert_work_t  work;        /* without rows, once lists have come */
+    unsigned           came:1;
 } moe_mpi_half_t;
 
 typedef struct {
@@ -159,7 +161,7 @@ int moe_mpi_dispatch_wait(moe_mpi_exchange_t *x, uint32_t half,
     uint64_t deadline, moe_expert_work_t *work, uint64_t *late,
     moe_err_t *err);
 int moe_mpi_combine_send(moe_mpi_exchange_t *x, uint32_t half,
-    uint64_t *late, moe_err_t *err);
+    uint64_t deadline, uint64_t *late, moe_err_t *err);
 int moe_mpi_combine_wait(moe_mpi_exchange_t *x, uint32_t half,
     uint64_t deadline, moe_expert_result_t *result, uint64_t *late,
     moe_err_t *err);

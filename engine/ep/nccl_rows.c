@@ -21,6 +21,23 @@ typedef struct {
     uint32_t   nin[MOE_PARCEL_RANKS];
 } side_t;
 
+/* of a whole step, or of one half; the device's memory but for the sides */
+typedef struct {
+    side_t      there;          /* rows */
+    side_t      again;          /* results */
+    float      *work;           /* [most_work][hidden] */
+    float      *done;           /* [most_work][hidden] */
+    float      *y;              /* [most_slots][hidden] */
+    uint32_t   *from;           /* [most_from] */
+
+    uint32_t    most_slots;     /* (row, slot)s of this rank */
+    uint32_t    most_work;
+    uint32_t    most_from;
+    uint32_t    nback;          /* places in replies */
+} part_t;
+
+enum { HALVES = 2, PARTS = 1 + HALVES };
+
 typedef struct {
     moe_carrier_t              base;
     moe_nccl_t                 nccl;
@@ -31,44 +48,51 @@ typedef struct {
     size_t                     row_bytes;
     uint64_t                   wait_us;     /* most of a get() */
 
-    side_t                     there;       /* rows */
-    side_t                     again;       /* results */
+    /* of the step */
+    int                        halves;
+    int                        timed;       /* its end was reached */
 
-    /* the device's */
+    part_t                     parts[PARTS];    /* the whole step, halves: in
+                                                 * the same memory */
     uint8_t                   *mem;
-    float                     *work;        /* [most_work][hidden] */
-    float                     *done;        /* [most_work][hidden] */
-    float                     *y;           /* [most_slots][hidden] */
-    uint32_t                  *from;        /* [most_from] */
     uint32_t                  *at;          /* [most_slots] 0, 1, ... */
 
-    uint32_t                   most_slots;  /* (row, slot)s of this rank */
-    uint32_t                   most_work;
-    uint32_t                   most_from;
-    uint32_t                  *host_from;   /* [most_from] */
+    /* the process's */
+    uint32_t                  *host_from;   /* what any part is told */
     uint32_t                  *experts;     /* [most_slots] */
-    uint32_t                   nback;       /* places in replies */
 } rows_t;
 
 
+static void rows_begin(moe_carrier_t *c, int halves);
 static int rows_chosen(moe_carrier_t *c, const uint32_t *experts, uint32_t n,
     uint64_t deadline, const uint32_t **list, moe_err_t *err);
-static int rows_send(moe_carrier_t *c, const moe_parcels_t *p,
+static int rows_send(moe_carrier_t *c, uint32_t half, const moe_parcels_t *p,
     const float *rows, uint64_t deadline, moe_err_t *err);
-static int rows_fetch(moe_carrier_t *c, const moe_parcels_t *p,
-    uint64_t deadline, moe_expert_work_t *work, moe_err_t *err);
-static int rows_back(moe_carrier_t *c, const moe_parcels_t *p,
-    uint64_t deadline, moe_expert_result_t *result, moe_err_t *err);
+static int rows_come(moe_carrier_t *c, uint32_t half, const moe_parcels_t *p,
+    uint64_t deadline, moe_err_t *err);
+static int rows_fetch(moe_carrier_t *c, uint32_t half,
+    const moe_parcels_t *p, uint64_t deadline, moe_expert_work_t *work,
+    moe_err_t *err);
+static int rows_back(moe_carrier_t *c, uint32_t half, const moe_parcels_t *p,
+    uint64_t deadline, moe_err_t *err);
+static int rows_result(moe_carrier_t *c, uint32_t half,
+    const moe_parcels_t *p, uint64_t deadline, moe_expert_result_t *result,
+    moe_err_t *err);
+static uint64_t rows_took(moe_carrier_t *c);
 static void rows_abort(moe_carrier_t *c);
 static void rows_close(moe_carrier_t *c);
 static int rows_alive(void *data, uint64_t waited_us, moe_err_t *err);
 
 
 static const moe_carrier_ops_t  rows_ops = {
+    .begin = rows_begin,
     .chosen = rows_chosen,
     .send = rows_send,
+    .come = rows_come,
     .fetch = rows_fetch,
     .back = rows_back,
+    .result = rows_result,
+    .took = rows_took,
     .abort = rows_abort,
     .close = rows_close
 };
@@ -113,34 +137,32 @@ moe_nccl_fixed_rows(const moe_exchange_shape_t *shape, uint32_t nranks)
 }
 
 
-/* the most rows that there can be of each kind */
+/* the most rows that there can be of each kind, of max_rows of each rank */
 static void
-set_bounds(rows_t *c, uint32_t fixed_rows)
+set_bounds(const rows_t *c, part_t *a, uint32_t max_rows,
+    uint32_t fixed_rows)
 {
     uint32_t                     fixed, here;
-    moe_parcel_size_t            size;
     const moe_exchange_shape_t  *s;
 
     s = &c->shape;
-    moe_parcel_size(&size, s, c->nranks);
-    c->row_bytes = size.row_bytes;
-
     fixed = c->nranks * most_local(s, c->nranks)
-            * least(s->max_rows, fixed_rows);
+            * least(max_rows, fixed_rows);
     here = least(s->top_k, s->n_experts);
 
-    c->most_slots = s->max_rows * s->top_k;
-    c->most_work = c->nranks * s->max_rows * here;
+    a->most_slots = max_rows * s->top_k;
+    a->most_work = c->nranks * max_rows * here;
 
+    /* a row for every rank when they meet */
     fixed = most(fixed, c->nranks);
 
-    c->there.most_out = most(s->max_rows * least(here, c->nranks), fixed);
-    c->there.most_in = most(s->max_rows * c->nranks, fixed);
-    c->again.most_out = most(c->most_work, fixed);
-    c->again.most_in = most(c->most_slots, fixed);
+    a->there.most_out = most(max_rows * least(here, c->nranks), fixed);
+    a->there.most_in = most(max_rows * c->nranks, fixed);
+    a->again.most_out = most(a->most_work, fixed);
+    a->again.most_in = most(a->most_slots, fixed);
 
-    c->most_from = most(c->there.most_out,
-                        c->most_work + c->again.most_out + c->most_slots);
+    a->most_from = most(a->there.most_out,
+                        a->most_work + a->again.most_out + a->most_slots);
 }
 
 
@@ -156,25 +178,44 @@ carve(const rows_t *c, size_t *at, size_t n, size_t each)
 }
 
 
+static void
+lay_out_part(const rows_t *c, part_t *a, size_t *at)
+{
+    size_t  row;
+
+    row = c->shape.hidden * sizeof(float);
+
+    a->there.rows = carve(c, at, (size_t) a->there.most_out
+                                 + a->there.most_in, c->row_bytes);
+    a->again.rows = carve(c, at, (size_t) a->again.most_out
+                                 + a->again.most_in, c->row_bytes);
+    a->work = carve(c, at, a->most_work, row);
+    a->done = carve(c, at, a->most_work, row);
+    a->y = carve(c, at, a->most_slots, row);
+    a->from = carve(c, at, a->most_from, sizeof(uint32_t));
+}
+
+
+/* a step is whole or in halves: both begin where the other does */
 static size_t
 lay_out(rows_t *c)
 {
-    size_t  at, row;
+    size_t    at, first, whole;
+    uint32_t  i;
 
     at = 0;
-    row = c->shape.hidden * sizeof(float);
+    c->at = carve(c, &at, c->parts[0].most_slots, sizeof(uint32_t));
+    first = at;
 
-    c->there.rows = carve(c, &at, (size_t) c->there.most_out
-                                  + c->there.most_in, c->row_bytes);
-    c->again.rows = carve(c, &at, (size_t) c->again.most_out
-                                  + c->again.most_in, c->row_bytes);
-    c->work = carve(c, &at, c->most_work, row);
-    c->done = carve(c, &at, c->most_work, row);
-    c->y = carve(c, &at, c->most_slots, row);
-    c->from = carve(c, &at, c->most_from, sizeof(uint32_t));
-    c->at = carve(c, &at, c->most_slots, sizeof(uint32_t));
+    lay_out_part(c, &c->parts[0], &at);
+    whole = at;
+    at = first;
 
-    return at;
+    for (i = 1; i < PARTS; i++) {
+        lay_out_part(c, &c->parts[i], &at);
+    }
+
+    return at > whole ? at : whole;
 }
 
 
@@ -182,12 +223,18 @@ static int
 take_memory(rows_t *c, moe_err_t *err)
 {
     size_t    bytes;
-    uint32_t  i;
+    uint32_t  i, n, slots;
 
     bytes = lay_out(c);
-    c->host_from = calloc(most(c->most_from, c->most_slots),
-                          sizeof(uint32_t));
-    c->experts = calloc(c->most_slots, sizeof(uint32_t));
+    slots = c->parts[0].most_slots;
+    n = slots;
+
+    for (i = 0; i < PARTS; i++) {
+        n = most(n, c->parts[i].most_from);
+    }
+
+    c->host_from = calloc(n, sizeof(uint32_t));
+    c->experts = calloc(slots, sizeof(uint32_t));
 
     if (c->host_from == NULL || c->experts == NULL) {
         return moe_err(err, "exchange: out of memory");
@@ -202,14 +249,21 @@ take_memory(rows_t *c, moe_err_t *err)
 
     lay_out(c);
 
-    for (i = 0; i < c->most_slots; i++) {
+    for (i = 0; i < slots; i++) {
         c->host_from[i] = i;
     }
 
     c->memory->put(c->memory->ctx, c->at, c->host_from,
-                   c->most_slots * sizeof(uint32_t));
+                   slots * sizeof(uint32_t));
 
     return 0;
+}
+
+
+static part_t *
+part_of(rows_t *c, uint32_t half)
+{
+    return &c->parts[c->halves ? 1 + half : 0];
 }
 
 
@@ -290,14 +344,17 @@ place(const rows_t *c, side_t *s, moe_err_t *err)
 }
 
 
+/* what has been packed goes out, and theirs comes in */
 static int
-carry(rows_t *c, const side_t *s, uint64_t deadline, moe_err_t *err)
+carry(rows_t *c, uint32_t half, const side_t *s, uint64_t deadline,
+    moe_err_t *err)
 {
     int        rc;
     void      *stream;
     uint32_t   r;
 
-    stream = c->memory->stream(c->memory->ctx);
+    stream = c->halves ? c->memory->messages(c->memory->ctx)
+                       : c->memory->stream(c->memory->ctx);
     rc = moe_nccl_begin(&c->nccl, err);
 
     for (r = 0; rc == 0 && r < c->nranks; r++) {
@@ -316,7 +373,31 @@ carry(rows_t *c, const side_t *s, uint64_t deadline, moe_err_t *err)
         rc = moe_nccl_end(&c->nccl, deadline, err);
     }
 
+    if (c->halves) {
+        c->memory->mark(c->memory->ctx, half);
+    }
+
     return rc == 0 ? 0 : moe_err_prefix(err, "exchange");
+}
+
+
+/* messages from here on have what was packed so far */
+static void
+depart(rows_t *c)
+{
+    if (c->halves) {
+        c->memory->depart(c->memory->ctx);
+    }
+}
+
+
+/* operations from here on have what was carried last of this half */
+static void
+arrive(rows_t *c, uint32_t half)
+{
+    if (c->halves) {
+        c->memory->await(c->memory->ctx, half);
+    }
 }
 
 
@@ -325,7 +406,7 @@ static int
 meet(rows_t *c, uint64_t deadline, moe_err_t *err)
 {
     uint32_t   r;
-    side_t    *s = &c->there;
+    side_t    *s = &c->parts[0].there;
 
     c->memory->watch(c->memory->ctx, rows_alive, c);
     set_patience(c, deadline);
@@ -335,7 +416,7 @@ meet(rows_t *c, uint64_t deadline, moe_err_t *err)
         s->nin[r] = 1;
     }
 
-    if (place(c, s, err) != 0 || carry(c, s, deadline, err) != 0) {
+    if (place(c, s, err) != 0 || carry(c, 0, s, deadline, err) != 0) {
         return -1;
     }
 
@@ -349,7 +430,8 @@ moe_nccl_carrier(const moe_nccl_t *n, const moe_rows_memory_t *memory,
     const moe_exchange_shape_t *shape, uint32_t nranks, uint32_t rank,
     uint32_t fixed_rows, uint64_t deadline, moe_err_t *err)
 {
-    rows_t  *c;
+    rows_t             *c;
+    moe_parcel_size_t   size;
 
     c = calloc(1, sizeof(rows_t));
     if (c == NULL) {
@@ -364,7 +446,13 @@ moe_nccl_carrier(const moe_nccl_t *n, const moe_rows_memory_t *memory,
     c->nranks = nranks;
     c->rank = rank;
     c->wait_us = UINT64_MAX;
-    set_bounds(c, fixed_rows);
+
+    moe_parcel_size(&size, shape, nranks);
+    c->row_bytes = size.row_bytes;
+
+    set_bounds(c, &c->parts[0], shape->max_rows, fixed_rows);
+    set_bounds(c, &c->parts[1], (shape->max_rows + 1) / 2, fixed_rows);
+    set_bounds(c, &c->parts[2], shape->max_rows / 2, fixed_rows);
 
     if (take_memory(c, err) != 0 || meet(c, deadline, err) != 0) {
         rows_close(&c->base);
@@ -375,13 +463,34 @@ moe_nccl_carrier(const moe_nccl_t *n, const moe_rows_memory_t *memory,
 }
 
 
+static void
+rows_begin(moe_carrier_t *base, int halves)
+{
+    rows_t  *c = (rows_t *) base;
+
+    c->halves = halves;
+    c->timed = 0;
+    c->memory->clock(c->memory->ctx, 0);
+}
+
+
+static uint64_t
+rows_took(moe_carrier_t *base)
+{
+    rows_t  *c = (rows_t *) base;
+
+    return c->timed ? c->memory->took(c->memory->ctx) : 0;
+}
+
+
 static int
-rows_send(moe_carrier_t *base, const moe_parcels_t *p, const float *rows,
-    uint64_t deadline, moe_err_t *err)
+rows_send(moe_carrier_t *base, uint32_t half, const moe_parcels_t *p,
+    const float *rows, uint64_t deadline, moe_err_t *err)
 {
     uint32_t   i, r, n;
     rows_t    *c = (rows_t *) base;
-    side_t    *s = &c->there;
+    part_t    *a = part_of(c, half);
+    side_t    *s = &a->there;
 
     n = 0;
 
@@ -401,21 +510,42 @@ rows_send(moe_carrier_t *base, const moe_parcels_t *p, const float *rows,
     }
 
     moe_parcels_pack_from(p, s->out, c->host_from);
-    c->memory->put(c->memory->ctx, c->from, c->host_from,
+    c->memory->put(c->memory->ctx, a->from, c->host_from,
                    n * sizeof(uint32_t));
-    c->memory->pack(c->memory->ctx, c->shape.format, rows, c->from, n,
+    c->memory->pack(c->memory->ctx, c->shape.format, rows, a->from, n,
                     c->shape.hidden, s->rows, c->row_bytes);
+    depart(c);
 
-    return p->capacity ? carry(c, s, deadline, err) : 0;
+    return p->capacity ? carry(c, half, s, deadline, err) : 0;
+}
+
+
+static int
+rows_come(moe_carrier_t *base, uint32_t half, const moe_parcels_t *p,
+    uint64_t deadline, moe_err_t *err)
+{
+    uint32_t   r;
+    rows_t    *c = (rows_t *) base;
+    side_t    *s = &part_of(c, half)->there;
+
+    if (p->capacity != 0) {
+        return 0;
+    }
+
+    for (r = 0; r < c->nranks; r++) {
+        s->nin[r] = p->came[r];
+    }
+
+    return place(c, s, err) == 0 ? carry(c, half, s, deadline, err) : -1;
 }
 
 
 /* what goes where from here on: into the work, into replies, out of them */
 static int
-plan_back(rows_t *c, const moe_parcels_t *p, moe_err_t *err)
+plan_back(rows_t *c, part_t *a, const moe_parcels_t *p, moe_err_t *err)
 {
     uint32_t   i, r, n;
-    side_t    *s = &c->again;
+    side_t    *s = &a->again;
 
     n = 0;
 
@@ -429,20 +559,20 @@ plan_back(rows_t *c, const moe_parcels_t *p, moe_err_t *err)
         return -1;
     }
 
-    c->nback = n;
+    a->nback = n;
 
     for (i = 0; i < n; i++) {
         c->host_from[p->nwork + i] = MOE_PARCEL_NONE;
     }
 
     for (r = 0; r < c->nranks; r++) {
-        moe_parcels_fetch_from(p, r, c->there.in[r], c->host_from);
+        moe_parcels_fetch_from(p, r, a->there.in[r], c->host_from);
         moe_parcels_return_from(p, r, s->out[r], c->host_from + p->nwork);
     }
 
     moe_parcels_result_from(p, s->in, c->host_from + p->nwork + n);
     n += p->nwork + p->nrows * p->shape.top_k;
-    c->memory->put(c->memory->ctx, c->from, c->host_from,
+    c->memory->put(c->memory->ctx, a->from, c->host_from,
                    n * sizeof(uint32_t));
 
     return 0;
@@ -450,62 +580,65 @@ plan_back(rows_t *c, const moe_parcels_t *p, moe_err_t *err)
 
 
 static int
-rows_fetch(moe_carrier_t *base, const moe_parcels_t *p, uint64_t deadline,
-    moe_expert_work_t *work, moe_err_t *err)
+rows_fetch(moe_carrier_t *base, uint32_t half, const moe_parcels_t *p,
+    uint64_t deadline, moe_expert_work_t *work, moe_err_t *err)
 {
-    uint32_t   r;
-    rows_t    *c = (rows_t *) base;
+    rows_t  *c = (rows_t *) base;
+    part_t  *a = part_of(c, half);
 
     set_patience(c, deadline);
 
-    if (p->capacity == 0) {
-        for (r = 0; r < c->nranks; r++) {
-            c->there.nin[r] = p->came[r];
-        }
-
-        if (place(c, &c->there, err) != 0
-            || carry(c, &c->there, deadline, err) != 0)
-        {
-            return -1;
-        }
-    }
-
-    if (plan_back(c, p, err) != 0) {
+    if (plan_back(c, a, p, err) != 0) {
         return -1;
     }
 
-    c->memory->unpack(c->memory->ctx, c->shape.format, c->there.rows,
-                      c->row_bytes, c->from, p->nwork, c->shape.hidden,
-                      c->work);
-    work->rows = c->work;
-    work->out = c->done;
+    arrive(c, half);
+    c->memory->unpack(c->memory->ctx, c->shape.format, a->there.rows,
+                      c->row_bytes, a->from, p->nwork, c->shape.hidden,
+                      a->work);
+    work->rows = a->work;
+    work->out = a->done;
 
     return 0;
 }
 
 
 static int
-rows_back(moe_carrier_t *base, const moe_parcels_t *p, uint64_t deadline,
-    moe_expert_result_t *result, moe_err_t *err)
+rows_back(moe_carrier_t *base, uint32_t half, const moe_parcels_t *p,
+    uint64_t deadline, moe_err_t *err)
 {
     rows_t  *c = (rows_t *) base;
-    side_t  *s = &c->again;
+    part_t  *a = part_of(c, half);
+
+    c->memory->pack(c->memory->ctx, c->shape.format, a->done,
+                    a->from + p->nwork, a->nback, c->shape.hidden,
+                    a->again.rows, c->row_bytes);
+    depart(c);
+
+    return carry(c, half, &a->again, deadline, err);
+}
+
+
+static int
+rows_result(moe_carrier_t *base, uint32_t half, const moe_parcels_t *p,
+    uint64_t deadline, moe_expert_result_t *result, moe_err_t *err)
+{
+    rows_t  *c = (rows_t *) base;
+    part_t  *a = part_of(c, half);
 
     set_patience(c, deadline);
 
-    c->memory->pack(c->memory->ctx, c->shape.format, c->done,
-                    c->from + p->nwork, c->nback, c->shape.hidden, s->rows,
-                    c->row_bytes);
-
-    if (carry(c, s, deadline, err) != 0) {
-        return -1;
-    }
-
-    c->memory->unpack(c->memory->ctx, c->shape.format, s->rows, c->row_bytes,
-                      c->from + p->nwork + c->nback,
-                      p->nrows * p->shape.top_k, c->shape.hidden, c->y);
-    result->y = c->y;
+    arrive(c, half);
+    c->memory->unpack(c->memory->ctx, c->shape.format, a->again.rows,
+                      c->row_bytes, a->from + p->nwork + a->nback,
+                      p->nrows * p->shape.top_k, c->shape.hidden, a->y);
+    result->y = a->y;
     result->at = c->at;
+
+    if (!c->halves || half == HALVES - 1) {
+        c->memory->clock(c->memory->ctx, 1);
+        c->timed = 1;
+    }
 
     return 0;
 }

@@ -7,9 +7,12 @@
  *     fixed capacity   the same with as many places as the step has for
  *                      every rank, which need no list and go at once
  *
- * What a rank has for itself stays where it was written.  One communicator,
- * one stream: the device's, so that operations before and after it are in
- * order with it and nothing is waited for.
+ * What a rank has for itself stays where it was written.  One communicator.
+ * The messages of a whole step are in the stream of the device's operations,
+ * in order with those before and after; those of a step in halves in a stream
+ * beside it, so that one half's are on their way while the other is computed,
+ * and each waits on the device for what it needs of the other.  The host waits
+ * for neither.
  */
 
 #ifndef MOE_NCCL_ROWS_H

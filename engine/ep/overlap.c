@@ -56,6 +56,25 @@ moe_overlap_wish(const moe_overlap_t *o)
 }
 
 
+moe_overlap_figures_t
+moe_overlap_figures(const moe_overlap_t *o)
+{
+    uint32_t               i;
+    moe_overlap_figures_t  f;
+
+    f = o->figures;
+    f.sizes = 0;
+
+    for (i = 1; i < MOE_OVERLAP_SIZES; i++) {
+        f.sizes |= (uint32_t) (o->mode == MOE_OVERLAP_AUTO
+                               ? o->sizes[i].on : o->mode == MOE_OVERLAP_ON)
+                   << i;
+    }
+
+    return f;
+}
+
+
 /* a row is no two halves */
 int
 moe_overlap_halves(uint32_t wish, uint32_t most)

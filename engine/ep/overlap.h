@@ -45,6 +45,8 @@ typedef struct {
 /* what it came to */
 typedef struct {
     uint64_t  halved;           /* steps so far; the caller's */
+    uint32_t  sizes;            /* at which steps are in halves, as a set: bit
+                                 * i is 2^i to 2^(i + 1) - 1 rows */
     uint32_t  looks;            /* that are done */
     uint32_t  rows;             /* the last one's size: rows to 2 * rows - 1 */
     double    gain;             /* its result: time whole over time in
@@ -61,6 +63,9 @@ typedef struct {
 
 /* sizes, as a set, at which the next step is to be in halves */
 uint32_t moe_overlap_wish(const moe_overlap_t *o);
+
+/* What is known now; its halved is what the caller has made of it. */
+moe_overlap_figures_t moe_overlap_figures(const moe_overlap_t *o);
 
 /* Whether a step of this wish whose largest rank has most rows is in halves. */
 int moe_overlap_halves(uint32_t wish, uint32_t most);

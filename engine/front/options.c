@@ -132,11 +132,11 @@ static const char  moe_serve_help[] =
     "                         a group of experts, where the router chooses\n"
     "                         among groups, stays on one (default: 1,\n"
     "                         or the hosts that a launcher uses)\n"
-    "  --overlap WHEN         over mpi, a step in two halves, one computed\n"
-    "                         while the other's rows travel: auto (at sizes\n"
-    "                         where that was seen to be faster, the\n"
-    "                         default), off or on; rank 0's word counts, no\n"
-    "                         answer changes\n"
+    "  --overlap WHEN         over mpi or nccl, a step in two halves, one\n"
+    "                         computed while the other's rows travel: auto\n"
+    "                         (at sizes where that was seen to be faster,\n"
+    "                         the default), off or on; rank 0's word\n"
+    "                         counts, no answer changes\n"
     "  --row-format FORMAT    of rows on their way to experts and back: f32\n"
     "                         or bf16 (default: f32)\n"
     "  --max-running N        sequences in a batch of one rank (default: 64)\n"
@@ -450,10 +450,6 @@ moe_serve_nccl(moe_serve_options_t *o, moe_err_t *err)
     if (o->rank.kernels == NULL || strncmp(o->rank.kernels, "cuda", 4) != 0) {
         return moe_err(err, "--transport nccl is between GPUs: --kernels "
                        "cuda is needed");
-    }
-
-    if (o->rank.overlap == MOE_OVERLAP_ON) {
-        return moe_err(err, "--overlap on: not with --transport nccl yet");
     }
 
     o->by_env = moe_launched_env(&o->launched, NULL);

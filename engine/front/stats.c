@@ -23,6 +23,7 @@ moe_front_sum(moe_front_t *f)
     s->draft_tokens = f->lost_drafts;
     s->draft_accepted = f->lost_accepted;
     s->halved = 0;
+    s->halves_sizes = 0;
     s->kv_pages = 0;
     s->kv_pages_used = 0;
     s->kv_pages_cached = 0;
@@ -42,6 +43,7 @@ moe_front_sum(moe_front_t *f)
         s->kv_pages_cached += r->kv_pages_cached;
 
         s->halved += r->halved;
+        s->halves_sizes |= r->halves_sizes;
 
         if (r->halves_gain) {
             s->halves_rows = r->halves_rows;

@@ -89,6 +89,60 @@ memory_stream(void *ctx)
 }
 
 
+static void *
+memory_messages(void *ctx)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    return m->d->messages(m->c->device);
+}
+
+
+static void
+memory_depart(void *ctx)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    m->d->depart(m->c->device);
+}
+
+
+static void
+memory_mark(void *ctx, uint32_t half)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    m->d->mark(m->c->device, half);
+}
+
+
+static void
+memory_await(void *ctx, uint32_t half)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    m->d->await(m->c->device, half);
+}
+
+
+static void
+memory_clock(void *ctx, int ends)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    m->d->clock(m->c->device, ends);
+}
+
+
+static uint64_t
+memory_took(void *ctx)
+{
+    moe_exchange_memory_t  *m = ctx;
+
+    return m->d->took(m->c->device);
+}
+
+
 static void
 memory_watch(void *ctx,
     int (*alive)(void *data, uint64_t waited_us, moe_err_t *err), void *data)
@@ -115,6 +169,12 @@ moe_exchange_memory(moe_exchange_memory_t *m, const moe_kernels_t *k,
         .pack = memory_pack,
         .unpack = memory_unpack,
         .stream = memory_stream,
+        .messages = memory_messages,
+        .depart = memory_depart,
+        .mark = memory_mark,
+        .await = memory_await,
+        .clock = memory_clock,
+        .took = memory_took,
         .watch = memory_watch
     };
 }

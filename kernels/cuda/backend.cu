@@ -43,6 +43,37 @@ device_count(void)
 }
 
 
+/* Messages go first: they take little of the device, and what is computed
+ * waits for them sooner or later. */
+static cudaError_t
+open_messages(moe_device_t *d)
+{
+    int          i, least, greatest;
+    cudaError_t  rc;
+
+    rc = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+
+    if (rc == cudaSuccess) {
+        rc = cudaStreamCreateWithPriority(&d->messages, cudaStreamNonBlocking,
+                                          greatest);
+    }
+
+    if (rc == cudaSuccess) {
+        rc = cudaEventCreateWithFlags(&d->ready, cudaEventDisableTiming);
+    }
+
+    for (i = 0; rc == cudaSuccess && i < MOE_DEVICE_MARKS; i++) {
+        rc = cudaEventCreateWithFlags(&d->marks[i], cudaEventDisableTiming);
+    }
+
+    for (i = 0; rc == cudaSuccess && i < 2; i++) {
+        rc = cudaEventCreateWithFlags(&d->clock[i], cudaEventDefault);
+    }
+
+    return rc;
+}
+
+
 /* CUDA_VISIBLE_DEVICES says which ones there are */
 static moe_device_t *
 device_open(uint32_t number, moe_err_t *err)
@@ -76,6 +107,10 @@ device_open(uint32_t number, moe_err_t *err)
         rc = cudaHostAlloc((void **) &d->stage, STAGE, cudaHostAllocDefault);
     }
 
+    if (rc == cudaSuccess) {
+        rc = open_messages(d);
+    }
+
     if (rc != cudaSuccess) {
         moe_err(err, "cuda: cannot use device %u of %u: %s", number,
                 device_count(), cudaGetErrorString(rc));
@@ -97,9 +132,23 @@ device_first(moe_err_t *err)
 static void
 device_close(moe_device_t *d)
 {
+    int  i;
+
+    cudaStreamSynchronize(d->stream);
     cudaFreeHost(d->stage);
     cudaFreeHost(d->passing);
     cudaStreamDestroy(d->beside);
+
+    for (i = 0; i < 2; i++) {
+        cudaEventDestroy(d->clock[i]);
+    }
+
+    for (i = 0; i < MOE_DEVICE_MARKS; i++) {
+        cudaEventDestroy(d->marks[i]);
+    }
+
+    cudaEventDestroy(d->ready);
+    cudaStreamDestroy(d->messages);
     cudaStreamDestroy(d->stream);
     free(d);
 }
@@ -130,6 +179,7 @@ device_take(moe_device_t *d, size_t bytes, moe_err_t *err)
 static void
 device_give(moe_device_t *d, void *p)
 {
+    device_note(d, cudaStreamSynchronize(d->messages), "give");
     device_note(d, cudaStreamSynchronize(d->stream), "give");
     device_note(d, cudaFree(p), "give");
 }
@@ -156,6 +206,57 @@ static void *
 device_stream(moe_device_t *d)
 {
     return (void *) (uintptr_t) d->stream;
+}
+
+
+static void *
+device_messages(moe_device_t *d)
+{
+    return (void *) (uintptr_t) d->messages;
+}
+
+
+static void
+device_depart(moe_device_t *d)
+{
+    device_note(d, cudaEventRecord(d->ready, d->stream), "depart");
+    device_note(d, cudaStreamWaitEvent(d->messages, d->ready, 0), "depart");
+}
+
+
+static void
+device_mark(moe_device_t *d, uint32_t i)
+{
+    device_note(d, cudaEventRecord(d->marks[i], d->messages), "mark");
+}
+
+
+static void
+device_await(moe_device_t *d, uint32_t i)
+{
+    device_note(d, cudaStreamWaitEvent(d->stream, d->marks[i], 0), "await");
+}
+
+
+static void
+device_clock(moe_device_t *d, int ends)
+{
+    device_note(d, cudaEventRecord(d->clock[ends], d->stream), "clock");
+}
+
+
+/* no time is no failure */
+static uint64_t
+device_took(moe_device_t *d)
+{
+    float  ms;
+
+    if (cudaEventElapsedTime(&ms, d->clock[0], d->clock[1]) != cudaSuccess) {
+        (void) cudaGetLastError();
+        return 0;
+    }
+
+    return ms > 0 ? (uint64_t) ((double) ms * 1000) : 0;
 }
 
 
@@ -299,6 +400,12 @@ static const moe_device_ops_t  device_ops = {
     .open = device_open,
     .watch = device_watch,
     .stream = device_stream,
+    .messages = device_messages,
+    .depart = device_depart,
+    .mark = device_mark,
+    .await = device_await,
+    .clock = device_clock,
+    .took = device_took,
     .bring = device_bring,
     .pack = cuda_pack,
     .unpack = cuda_unpack

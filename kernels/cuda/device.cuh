@@ -47,6 +47,12 @@ struct moe_device_s {
     cudaError_t   failed;       /* the first that did */
     const char   *where;
 
+    /* beside the stream, and what orders the two */
+    cudaStream_t  messages;
+    cudaEvent_t   ready;
+    cudaEvent_t   marks[MOE_DEVICE_MARKS];
+    cudaEvent_t   clock[2];     /* beginning and end */
+
     /* who is asked whether to wait on; or NULL */
     int         (*alive)(void *data, uint64_t waited_us, moe_err_t *err);
     void         *alive_data;
@@ -78,7 +84,7 @@ launch(const moe_kctx_t *c, const char *name, void (*kernel)(P...),
         static_cast<P>(args)...);
     device_note(c->device, cudaGetLastError(), name);
 #else
-    simt_launch(c->device->stream, blocks, threads, shared, [&] {
+    simt_launch(c->device->stream, blocks, threads, shared, [=] {
         kernel(static_cast<P>(args)...);
     });
 #endif

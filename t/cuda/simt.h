@@ -9,8 +9,8 @@
  * Blocks run one after the other.  Memory that was taken for the device can be
  * touched in kernels and copies alone, and a page behind it never.  Copies see
  * it in a place of its own, so that another thread may make some while the one
- * that computes runs a kernel.  All is done at once; simt_waits says how often
- * a GPU would have been waited for.
+ * that computes runs a kernel.  A stream does what it was asked for when
+ * somebody waits for it (stream.h); simt_waits says how often the process has.
  */
 
 #ifndef MOE_SIMT_H
@@ -24,8 +24,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
+
+#include <new>
+
+extern "C" {
+#include "t/cuda/stream.h"
+}
 
 
 #define __global__
@@ -43,7 +50,6 @@ enum {
     SIMT_STACK = 128 << 10,     /* bytes a thread */
     SIMT_TAKEN = 512,
     SIMT_PINNED = 16,
-    SIMT_STREAMS = 64,
     SIMT_MEMORY = 1 << 30       /* most bytes at once */
 };
 
@@ -87,8 +93,6 @@ typedef struct {
     simt_taken_t    taken[SIMT_TAKEN];
     unsigned        ntaken;
     simt_pinned_t   pinned[SIMT_PINNED];
-    int             nstreams;
-    char            pending[SIMT_STREAMS];  /* what nobody has waited for */
 } simt_t;
 
 /* one for the whole program, which computes in one thread */
@@ -256,38 +260,11 @@ simt_protect(int prot)
 }
 
 
-typedef int  cudaStream_t;
-
-
-inline char *
-simt_pending(cudaStream_t s)
-{
-    return &simt.pending[s % SIMT_STREAMS];
-}
-
-
-inline void
-simt_waited(cudaStream_t s)
-{
-    if (*simt_pending(s)) {
-        *simt_pending(s) = 0;
-        __atomic_add_fetch(&simt_waits, 1, __ATOMIC_RELAXED);
-    }
-}
-
-
 template <typename F>
 inline void
-simt_launch(cudaStream_t s, size_t blocks, unsigned threads, size_t shared,
-    F f)
+simt_grid(size_t blocks, unsigned threads, size_t shared, F &f)
 {
     size_t  i;
-
-    if (threads > SIMT_THREADS || shared > sizeof(simt.shared)
-        || blocks > INT32_MAX)
-    {
-        simt_wrong("no device can launch this");
-    }
 
     if (simt.stacks == NULL) {
         simt.stacks = (char *) mmap(NULL, (size_t) SIMT_THREADS * SIMT_STACK,
@@ -299,7 +276,6 @@ simt_launch(cudaStream_t s, size_t blocks, unsigned threads, size_t shared,
     simt.body = [](void *ctx) { (*(F *) ctx)(); };
     simt.ctx = &f;
     simt.nthreads = threads;
-    *simt_pending(s) = 1;
 
     simt_protect(PROT_READ|PROT_WRITE);
 
@@ -311,6 +287,153 @@ simt_launch(cudaStream_t s, size_t blocks, unsigned threads, size_t shared,
     }
 
     simt_protect(PROT_NONE);
+}
+
+
+/* streams */
+
+typedef simt_stream_t  *cudaStream_t;
+
+typedef struct simt_event_s {
+    unsigned       asked;       /* how often it was recorded */
+    unsigned       done;
+    cudaStream_t   stream;      /* the last time */
+    uint64_t       ns;
+} *cudaEvent_t;
+
+typedef enum {
+    SIMT_WORK,
+    SIMT_MESSAGE,               /* or a record of an event */
+    SIMT_WAIT                   /* for another stream's */
+} simt_op_e;
+
+struct simt_op_s {
+    simt_op_t  *next;
+    simt_op_e   kind;
+    void      (*run)(simt_op_t *op, int free_it);
+};
+
+template <typename F>
+struct simt_task_t {
+    simt_op_t  op;
+    F          f;
+};
+
+
+template <typename F>
+inline void
+simt_add(cudaStream_t s, simt_op_e kind, F f)
+{
+    simt_task_t<F>  *t;
+
+    t = (simt_task_t<F> *) malloc(sizeof(*t));
+    new (&t->f) F(f);
+
+    t->op.next = NULL;
+    t->op.kind = kind;
+    t->op.run = [](simt_op_t *op, int free_it) {
+        simt_task_t<F>  *mine = (simt_task_t<F> *) op;
+
+        if (free_it) {
+            free(op);
+        } else {
+            mine->f();
+        }
+    };
+
+    *s->last = &t->op;
+    s->last = &t->op.next;
+    s->pending |= kind == SIMT_WORK;
+}
+
+
+/* one after the other, while more() says so */
+template <typename F>
+inline void
+simt_run(cudaStream_t s, F more)
+{
+    simt_op_t  *op;
+
+    if (s->first != NULL && s->runs) {
+        simt_wrong("streams wait for each other");
+    }
+
+    s->runs = 1;
+
+    while (s->first != NULL && more()) {
+        op = s->first;
+        op->run(op, 0);
+        s->first = op->next;
+        s->last = s->first ? s->last : &s->first;
+        op->run(op, 1);
+    }
+
+    s->runs = 0;
+}
+
+
+inline void
+simt_waited(cudaStream_t s)
+{
+    if (s->pending) {
+        s->pending = 0;
+        __atomic_add_fetch(&simt_waits, 1, __ATOMIC_RELAXED);
+    }
+}
+
+
+inline void
+simt_finish(cudaStream_t s)
+{
+    simt_run(s, [] { return 1; });
+}
+
+
+inline void
+simt_reach(cudaStream_t s)
+{
+    simt_op_t  *op, *work;
+
+    work = NULL;
+
+    for (op = s->first; op != NULL; op = op->next) {
+        work = op->kind == SIMT_WORK ? op : work;
+    }
+
+    simt_run(s, [&] {
+        if (work == NULL) {
+            return 0;
+        }
+
+        work = s->first == work ? NULL : work;
+
+        return 1;
+    });
+
+    for (op = s->first; op != NULL; op = op->next) {
+        if (op->kind == SIMT_WAIT) {
+            op->run(op, 0);
+        }
+    }
+}
+
+
+template <typename F>
+inline void
+simt_launch(cudaStream_t s, size_t blocks, unsigned threads, size_t shared,
+    F f)
+{
+    if (threads > SIMT_THREADS || shared > sizeof(simt.shared)
+        || blocks > INT32_MAX)
+    {
+        simt_wrong("no device can launch this");
+    }
+
+    simt_add(s, SIMT_WORK, [=] {
+        F  kernel = f;
+
+        simt_grid(blocks, threads, shared, kernel);
+    });
 }
 
 
@@ -381,7 +504,12 @@ typedef enum {
     cudaMemcpyDeviceToHost
 } simt_copy_e;
 
-enum { cudaStreamNonBlocking, cudaHostAllocDefault };
+enum {
+    cudaStreamNonBlocking,
+    cudaHostAllocDefault,
+    cudaEventDefault,
+    cudaEventDisableTiming
+};
 
 
 inline const char *
@@ -415,17 +543,119 @@ cudaSetDevice(int n)
 
 
 inline cudaError_t
-cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
+cudaStreamCreateWithFlags(cudaStream_t *to, unsigned flags)
 {
-    *s = ++simt.nstreams;
+    cudaStream_t  s;
+
+    s = (cudaStream_t) calloc(1, sizeof(*s));
+    s->last = &s->first;
+    s->reach = simt_reach;
+    s->bring = [](cudaStream_t mine, void (*run)(void *ctx), void *ctx) {
+        simt_add(mine, SIMT_MESSAGE, [=] { run(ctx); });
+    };
+    *to = s;
 
     return cudaSuccess;
 }
 
 
 inline cudaError_t
+cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
+{
+    *least = 0;
+    *greatest = -5;
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaStreamCreateWithPriority(cudaStream_t *to, unsigned flags, int priority)
+{
+    return cudaStreamCreateWithFlags(to, flags);
+}
+
+
+inline cudaError_t
 cudaStreamDestroy(cudaStream_t s)
 {
+    simt_finish(s);
+    free(s);
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
+{
+    *e = (cudaEvent_t) calloc(1, sizeof(**e));
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaEventDestroy(cudaEvent_t e)
+{
+    free(e);
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaEventRecord(cudaEvent_t e, cudaStream_t s)
+{
+    unsigned  n;
+
+    n = ++e->asked;
+    e->stream = s;
+
+    simt_add(s, SIMT_MESSAGE, [=] {
+        struct timespec  ts;
+
+        clock_gettime(CLOCK_MONOTONIC, &ts);
+        e->ns = (uint64_t) ts.tv_sec * 1000000000 + (uint64_t) ts.tv_nsec;
+        e->done = n;
+    });
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
+{
+    unsigned      n;
+    cudaStream_t  other;
+
+    n = e->asked;
+    other = e->stream;
+
+    if (n != 0) {
+        simt_add(s, SIMT_WAIT, [=] {
+            if (e->done < n) {
+                simt_run(other, [=] { return e->done < n; });
+            }
+        });
+    }
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    if (from->asked == 0 || from->done != from->asked || to->asked == 0
+        || to->done != to->asked)
+    {
+        return cudaErrorNotReady;
+    }
+
+    *ms = (float) ((double) (to->ns - from->ns) / 1e6);
+
     return cudaSuccess;
 }
 
@@ -438,6 +668,7 @@ inline cudaError_t
 cudaStreamQuery(cudaStream_t s)
 {
     if (simt_busy == 0) {
+        simt_finish(s);
         return cudaSuccess;
     }
 
@@ -451,6 +682,7 @@ inline cudaError_t
 cudaStreamSynchronize(cudaStream_t s)
 {
     simt_waited(s);
+    simt_finish(s);
 
     return cudaSuccess;
 }
@@ -614,32 +846,40 @@ simt_copies(const void *p)
 inline cudaError_t
 cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 {
-    memset(simt_copies(p), value, bytes);
-    *simt_pending(s) = 1;
+    simt_add(s, SIMT_WORK, [=] { memset(simt_copies(p), value, bytes); });
 
     return cudaSuccess;
 }
 
 
-/* with memory of the process that is not pinned it may wait for the stream */
+inline void
+simt_copy(void *to, const void *from, size_t bytes, simt_copy_e kind)
+{
+    if (bytes != 0) {
+        memmove(kind == cudaMemcpyDeviceToHost ? to : simt_copies(to),
+                kind == cudaMemcpyHostToDevice ? from : simt_copies(from),
+                bytes);
+    }
+}
+
+
+/* with memory of the process that is not pinned it may wait for the stream;
+ * pinned memory is read and written when its turn has come */
 inline cudaError_t
 cudaMemcpyAsync(void *to, const void *from, size_t bytes, simt_copy_e kind,
     cudaStream_t s)
 {
-    if (bytes == 0) {
-        return cudaSuccess;
-    }
-
     if ((kind == cudaMemcpyHostToDevice && !simt_is_pinned(from))
         || (kind == cudaMemcpyDeviceToHost && !simt_is_pinned(to)))
     {
         simt_waited(s);
-    } else {
-        *simt_pending(s) = 1;
+        simt_finish(s);
+        simt_copy(to, from, bytes, kind);
+
+        return cudaSuccess;
     }
 
-    memmove(kind == cudaMemcpyDeviceToHost ? to : simt_copies(to),
-            kind == cudaMemcpyHostToDevice ? from : simt_copies(from), bytes);
+    simt_add(s, SIMT_WORK, [=] { simt_copy(to, from, bytes, kind); });
 
     return cudaSuccess;
 }

@@ -7,7 +7,6 @@
 #define MOE_EP_TEST_H
 
 
-#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,6 +21,7 @@
 #include "ep/overlap.h"
 #include "ep/parcels.h"
 #include "model/model.h"
+#include "families.h"
 
 
 enum {
@@ -226,30 +226,7 @@ cell(uint32_t i, uint32_t family, setup_t *s)
 static inline void
 each_family(void (*check)(const char *dir, uint32_t family))
 {
-    int              i, n;
-    char             path[600];
-    uint32_t         family;
-    struct dirent  **list;
-
-    n = scandir("t/golden", &list, NULL, alphasort);
-    assert_true(n > 0);
-    family = 0;
-
-    for (i = 0; i < n; i++) {
-        snprintf(path, sizeof(path), "t/golden/%s/config.json",
-                 list[i]->d_name);
-
-        if (access(path, R_OK) == 0) {
-            *strrchr(path, '/') = '\0';
-            check(path, family++);
-        }
-
-        free(list[i]);
-    }
-
-    free(list);
-    assert_true(family > 6);
-    check("models/demo", family);
+    check("models/demo", each_golden(check));
 }
 
 

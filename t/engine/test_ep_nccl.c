@@ -1,9 +1,9 @@
 /*
  * Experts spread over GPUs, with NCCL between them: every bit as on one rank,
- * while experts move too; ranks that die or fall silent, a library that is not
- * there or not the right one.  The device is the emulated one (t/cuda/simt.h) and the library a stub
- * (t/nccl/stub.c), which each rank, a process of its own, loads as it would
- * load the real one.
+ * in whole steps and in halves, while experts move too; ranks that die or fall
+ * silent, a library that is not there or not the right one.  The device is the
+ * emulated one (t/cuda/simt.h) and the library a stub (t/nccl/stub.c), which
+ * each rank, a process of its own, loads as it would load the real one.
  *
  * The test starts itself once for every rank.  Run from the root of the
  * repository.  With MOE_NCCL_REAL=N the library and the device are the real
@@ -29,6 +29,7 @@
 #include "ep/tcp.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
+#include "families.h"
 #include "nccl_test.h"
 
 
@@ -61,8 +62,10 @@ typedef struct {
     uint32_t          fixed_rows;
     uint32_t          replicas;     /* slots a rank more than needed */
     int               moves;        /* experts do, in the midst */
+    moe_overlap_e     overlap;
     fault_e           fault;
     uint32_t          at;           /* step of rank 1's fault */
+    uint32_t          half;         /* of it, where it is in halves */
     int               no_nccl;
 } setup_t;
 
@@ -142,6 +145,7 @@ make_exchange(void *ctx, const moe_exchange_shape_t *s,
 {
     moe_mpi_options_t  o = {
         .fixed_rows = file->s.fixed_rows,
+        .overlap = file->s.overlap,
         .memory = memory
     };
 
@@ -297,6 +301,10 @@ static moe_exchange_ops_t         silent;
 static void __attribute__((noreturn))
 fall_silent(void)
 {
+    if (file->s.fault == DIES) {
+        kill(getpid(), SIGKILL);
+    }
+
     for ( ;; ) {
         pause();
     }
@@ -320,6 +328,32 @@ silent_combine(moe_exchange_t *x, uint32_t layer, uint64_t deadline,
 }
 
 
+static int
+silent_dispatch_send(moe_exchange_t *x, uint32_t half, uint32_t layer,
+    uint32_t nrows, const float *rows, const uint32_t *experts,
+    uint64_t deadline, uint64_t *late, moe_err_t *err)
+{
+    if (half == file->s.half) {
+        fall_silent();
+    }
+
+    return real->dispatch_send(x, half, layer, nrows, rows, experts, deadline,
+                               late, err);
+}
+
+
+static int
+silent_combine_send(moe_exchange_t *x, uint32_t half, uint64_t deadline,
+    uint64_t *late, moe_err_t *err)
+{
+    if (half == file->s.half) {
+        fall_silent();
+    }
+
+    return real->combine_send(x, half, deadline, late, err);
+}
+
+
 static void
 fault(moe_model_t *m)
 {
@@ -332,16 +366,15 @@ fault(moe_model_t *m)
     switch (file->s.fault) {
 
     case DIES:
-        kill(getpid(), SIGKILL);
-        break;
-
     case SILENT_DISPATCH:
         silent.dispatch = silent_dispatch;
+        silent.dispatch_send = silent_dispatch_send;
         x->ops = &silent;
         break;
 
     case SILENT_COMBINE:
         silent.combine = silent_combine;
+        silent.combine_send = silent_combine_send;
         x->ops = &silent;
         break;
 
@@ -352,6 +385,21 @@ fault(moe_model_t *m)
     case NOTHING:
         break;
     }
+}
+
+
+/* steps are in halves where they are to be: each rank has had some that can */
+static int
+check_halves(moe_model_t *m, moe_err_t *err)
+{
+    moe_overlap_figures_t  f;
+
+    moe_exchange_mpi_overlap(moe_model_exchange(m), &f);
+
+    return file->s.overlap != MOE_OVERLAP_AUTO
+           && (f.halved != 0) != (file->s.overlap == MOE_OVERLAP_ON)
+           ? moe_err(err, "%llu steps were in halves",
+                     (unsigned long long) f.halved) : 0;
 }
 
 
@@ -400,11 +448,11 @@ run_rank(report_t *r, moe_err_t *err)
         }
     }
 
-    r->done = 1;
+    r->done = check_halves(m, err) == 0;
     moe_model_close(m);
     mpi.link->close();
 
-    return 0;
+    return r->done ? 0 : -1;
 }
 
 
@@ -626,23 +674,48 @@ compare_all(void)
 
 
 static void
+check_equal(const setup_t *s)
+{
+    uint32_t  r;
+
+    begin(s);
+    launch("good");
+
+    for (r = 0; r < s->nranks; r++) {
+        if (!file->reports[r].done) {
+            print_error("%s, capacity up to %u, overlap %u: rank %u of %u: "
+                        "%s\n", s->dir, s->fixed_rows, s->overlap, r,
+                        s->nranks, file->reports[r].error);
+        }
+    }
+
+    for (r = 0; r < s->nranks; r++) {
+        assert_int_equal(file->reports[r].done, 1);
+    }
+
+    compare_all();
+    end();
+}
+
+
+static void
 test_equal(void **state)
 {
     size_t                i;
-    uint32_t              r;
     setup_t               s;
     static const setup_t  setups[] = {
         { .dir = "t/golden/v3-odd", .nranks = 2, .format = MOE_ROWS_F32 },
         { .dir = "t/golden/v3-odd", .nranks = 3, .format = MOE_ROWS_BF16,
           .fixed_rows = 32 },
         { .dir = "t/golden/v3-odd", .nranks = 3, .format = MOE_ROWS_F32,
-          .replicas = 1, .moves = 1 },
+          .overlap = MOE_OVERLAP_ON, .replicas = 1, .moves = 1 },
         { .dir = "t/golden/v3-odd", .nranks = 2, .format = MOE_ROWS_BF16,
           .fixed_rows = 32, .replicas = 1, .moves = 1 },
         { .dir = "t/golden/gpt-oss", .nranks = 3, .format = MOE_ROWS_BF16,
           .replicas = 1, .moves = 1 },
         { .dir = "t/golden/qwen3-moe", .nranks = 4, .format = MOE_ROWS_F32,
-          .fixed_rows = 32, .replicas = 1, .moves = 1 },
+          .fixed_rows = 32, .overlap = MOE_OVERLAP_ON, .replicas = 1,
+          .moves = 1 },
         { .dir = "t/golden/qwen3-moe", .nranks = 4, .format = MOE_ROWS_BF16,
           .fixed_rows = 4, .replicas = 5, .moves = 1 },
         { .dir = "t/golden/v3-fp8", .nranks = 2, .format = MOE_ROWS_BF16,
@@ -660,23 +733,43 @@ test_equal(void **state)
             assert_in_range(s.nranks, 1, RANKS);
         }
 
-        begin(&s);
-        launch("good");
-
-        for (r = 0; r < s.nranks; r++) {
-            if (!file->reports[r].done) {
-                print_error("setup %zu, %s: rank %u of %u: %s\n", i, s.dir,
-                            r, s.nranks, file->reports[r].error);
-            }
-        }
-
-        for (r = 0; r < s.nranks; r++) {
-            assert_int_equal(file->reports[r].done, 1);
-        }
-
-        compare_all();
-        end();
+        check_equal(&s);
     }
+}
+
+
+/*
+ * Whole steps and halves, both forms, 1 to 3 ranks, both row formats.  Without
+ * MOE_MATRIX in the environment a family has a twelfth of them, each family
+ * another, in whole steps and in halves.
+ */
+static void
+check_family(const char *dir, uint32_t family)
+{
+    uint32_t  i;
+    setup_t   s;
+
+    for (i = 0; i < 24; i++) {
+        if ((i + family * 5) % 12 != 0 && getenv("MOE_MATRIX") == NULL) {
+            continue;
+        }
+
+        memset(&s, 0, sizeof(s));
+        snprintf(s.dir, sizeof(s.dir), "%s", dir);
+        s.nranks = 1 + i % 3;
+        s.format = i / 3 % 2 ? MOE_ROWS_BF16 : MOE_ROWS_F32;
+        s.fixed_rows = i / 6 % 2 ? 4 : 0;
+        s.overlap = i / 12 ? MOE_OVERLAP_ON : MOE_OVERLAP_OFF;
+        check_equal(&s);
+    }
+}
+
+
+static void
+test_families(void **state)
+{
+    need_device();
+    (void) each_golden(check_family);
 }
 
 
@@ -691,17 +784,28 @@ test_faults(void **state)
     report_t   *p;
 
     static const struct {
-        fault_e      fault;
-        uint32_t     fixed_rows;
-        uint64_t     late;
-        const char  *error;
-        int          moves;
+        fault_e        fault;
+        uint32_t       fixed_rows;
+        moe_overlap_e  overlap;
+        uint32_t       half;
+        uint64_t       late;
+        const char    *error;
+        int            moves;
     } faults[] = {
-        { DIES, 0, 0, "rank 1 has hung up", 0 },
-        { DIES, 0, 0, "rank 1 has hung up", 1 },
-        { SILENT_DISPATCH, 0, 1 << 1, "no rows from rank 1", 0 },
-        { SILENT_DISPATCH, 32, 0, "NCCL: an exchange is not done by", 0 },
-        { SILENT_COMBINE, 0, 0, "NCCL: an exchange is not done by", 1 }
+        { DIES, 0, MOE_OVERLAP_OFF, 0, 0, "rank 1 has hung up", 0 },
+        { DIES, 0, MOE_OVERLAP_ON, 1, 0, "rank 1 has hung up", 1 },
+        { SILENT_DISPATCH, 0, MOE_OVERLAP_OFF, 0, 1 << 1,
+          "no rows from rank 1", 0 },
+        { SILENT_DISPATCH, 0, MOE_OVERLAP_ON, 0, 1 << 1,
+          "no rows from rank 1", 0 },
+        { SILENT_DISPATCH, 32, MOE_OVERLAP_OFF, 0, 0,
+          "NCCL: an exchange is not done by", 0 },
+        { SILENT_DISPATCH, 32, MOE_OVERLAP_ON, 1, 0,
+          "NCCL: an exchange is not done by", 0 },
+        { SILENT_COMBINE, 0, MOE_OVERLAP_OFF, 0, 0,
+          "NCCL: an exchange is not done by", 0 },
+        { SILENT_COMBINE, 0, MOE_OVERLAP_ON, 1, 0,
+          "NCCL: an exchange is not done by", 1 }
     };
 
     need_device();
@@ -711,6 +815,8 @@ test_faults(void **state)
         s.fixed_rows = faults[i].fixed_rows;
         s.moves = faults[i].moves;
         s.replicas = 1;
+        s.overlap = faults[i].overlap;
+        s.half = faults[i].half;
         s.at = 3;
         begin(&s);
         launch("good");
@@ -822,6 +928,7 @@ main(int argc, char **argv)
     const struct CMUnitTest  tests[] = {
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_equal),
+        cmocka_unit_test(test_families),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_busy)
     };

@@ -63,6 +63,8 @@ test_chooses(void **state)
     assert_int_equal(o.figures.rows, 16);
     assert_true(o.figures.gain > 1.15 && o.figures.gain < 1.35);
 
+    assert_int_equal(moe_overlap_figures(&o).sizes, 1 << 4);
+
     /* other sizes know nothing of it; one row is never in halves */
     assert_int_equal(run(&o, 1000, 16, 0.8), 1000);
     assert_int_equal(run(&o, 1000, 1, 0.8), 0);
@@ -75,6 +77,7 @@ test_chooses(void **state)
     n = run(&o, 5000, 31, 1.3);
     assert_true(n > 400 && n < 700);
     assert_int_equal(moe_overlap_halves(moe_overlap_wish(&o), 31), 0);
+    assert_int_equal(moe_overlap_figures(&o).sizes, 0);
 
     /* halves that bring nothing are not worth it */
     memset(&o, 0, sizeof(o));
@@ -96,9 +99,11 @@ test_told(void **state)
     assert_int_equal(run(&o, 100, 2, 2), 100);
     assert_int_equal(run(&o, 100, 1, 2), 0);
     assert_int_equal(run(&o, 100, 100000, 2), 100);
+    assert_int_equal(moe_overlap_figures(&o).sizes, 0xfffe);
 
     o.mode = MOE_OVERLAP_OFF;
     assert_int_equal(run(&o, 100, 2, 0.5), 0);
+    assert_int_equal(moe_overlap_figures(&o).sizes, 0);
     assert_int_equal(o.figures.looks, 0);
 }
 

@@ -11,6 +11,9 @@
  *            memory of the process's own ends the test
  *   calls    nothing is done in a call; ncclCommGetAsyncError moves things on
  *            and says ncclInProgress until they are done
+ *   streams  what is sent is what the stream has made of memory so far, and
+ *            what has come is put there as late as the stream allows
+ *            (t/cuda/stream.h)
  *   sizes    a message that is not as long as who receives it says is an
  *            error, as is a call in the wrong order or on an aborted
  *            communicator
@@ -30,6 +33,7 @@
 
 #define MOE_NCCL_DECLARATIONS
 #include "ep/nccl.h"
+#include "t/cuda/stream.h"
 
 
 #ifndef MOE_STUB_VERSION
@@ -65,16 +69,25 @@ typedef struct {
     int             in;
     uint32_t        peer;
     unsigned char  *buf;
+    unsigned char  *came;           /* count bytes, of one that comes in */
     uint64_t        count;
     uint64_t        done;           /* of the length, then of the bytes */
 } message_t;
+
+/* what is to be put into device memory */
+typedef struct {
+    unsigned char  *buf;
+    unsigned char  *came;
+    uint64_t        count;
+} arrival_t;
 
 struct ncclComm {
     segment_t     *segment;
     uint32_t       rank;
     uint32_t       nranks;
     int            failed;
-    enum { JOINS, IDLE, MOVES, LEAVES }  state;
+    enum { JOINS, IDLE, BEGINS, MOVES, LEAVES }  state;
+    simt_stream_t *stream;          /* of the messages */
     message_t      messages[MESSAGES];
     uint32_t       nmessages;
 };
@@ -200,7 +213,7 @@ ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId id,
 
 /* of device memory, which is out of bounds but for this moment */
 static void
-copy(void *to, const void *from, size_t n, void *device)
+copy(void *to, const void *from, size_t n, const void *device)
 {
     uintptr_t  begin, end;
 
@@ -269,14 +282,52 @@ move(ncclComm_t c, message_t *m)
             }
 
             k = m->done - 8 + n > m->count ? m->count + 8 - m->done : n;
-            copy(m->in ? m->buf + m->done - 8 : r->bytes + at,
-                 m->in ? r->bytes + at : m->buf + m->done - 8, k,
-                 m->buf + m->done - 8);
+
+            if (m->in) {
+                memcpy(m->came + m->done - 8, r->bytes + at, k);
+            } else {
+                copy(r->bytes + at, m->buf + m->done - 8, k,
+                     m->buf + m->done - 8);
+            }
         }
 
         m->done += n;
         atomic_fetch_add(m->in ? &r->taken : &r->put, n);
     }
+}
+
+
+static void
+arrive(void *ctx)
+{
+    arrival_t  *a = ctx;
+
+    copy(a->buf, a->came, a->count, a->buf);
+    free(a->came);
+    free(a);
+}
+
+
+/* all have come and gone */
+static void
+bring(ncclComm_t c)
+{
+    uint32_t    i;
+    message_t  *m;
+    arrival_t  *a;
+
+    for (i = 0; i < c->nmessages; i++) {
+        m = &c->messages[i];
+
+        if (m->in) {
+            a = malloc(sizeof(*a));
+            *a = (arrival_t) { m->buf, m->came, m->count };
+            c->stream->bring(c->stream, arrive, a);
+        }
+    }
+
+    c->nmessages = 0;
+    c->state = IDLE;
 }
 
 
@@ -295,6 +346,11 @@ step(ncclComm_t c)
 
         break;
 
+    case BEGINS:
+        c->stream->reach(c->stream);
+        c->state = MOVES;
+        break;
+
     case MOVES:
         left = 0;
 
@@ -310,8 +366,7 @@ step(ncclComm_t c)
         }
 
         if (left == 0) {
-            c->nmessages = 0;
-            c->state = IDLE;
+            bring(c);
         }
 
         break;
@@ -369,7 +424,7 @@ ncclGroupEnd(void)
         return ncclSuccess;
     }
 
-    c->state = MOVES;
+    c->state = BEGINS;
 
     return ncclInProgress;
 }
@@ -389,17 +444,21 @@ add(ncclComm_t c, int in, const void *buf, size_t count, ncclDataType_t type,
     }
 
     if (peer < 0 || peer >= (int) c->nranks || peer == (int) c->rank
-        || c->nmessages == MESSAGES)
+        || c->nmessages == MESSAGES
+        || (c->nmessages != 0 && c->stream != stream))
     {
-        return wrong(INVALID_ARGUMENT, "no such peer");
+        return wrong(INVALID_ARGUMENT, "no such peer, or two streams in a "
+                     "group");
     }
 
     m = &c->messages[c->nmessages++];
     m->in = in;
     m->peer = (uint32_t) peer;
     m->buf = (unsigned char *) (uintptr_t) buf;
+    m->came = in ? malloc(count) : NULL;
     m->count = count;
     m->done = 0;
+    c->stream = stream;
     grouped = c;
 
     return ncclSuccess;

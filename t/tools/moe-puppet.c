@@ -995,6 +995,7 @@ static const struct option  puppet_options[] = {
     { "sound", no_argument, NULL, 'S' },
     { "ring", required_argument, NULL, 'R' },
     { "vandal", required_argument, NULL, 'v' },
+    { "halves", no_argument, NULL, 'h' },
     { NULL, 0, NULL, 0 }
 };
 
@@ -1050,6 +1051,15 @@ main(int argc, char **argv)
 
         case 'v':
             opt.vandal = atoi(optarg);
+            break;
+
+        /* of 1000 steps 412 were in halves, and those of 16 to 31 rows are */
+        case 'h':
+            stats.steps = 1000;
+            stats.halved = 412;
+            stats.halves_sizes = 1 << 4;
+            stats.halves_rows = 16;
+            stats.halves_gain = 1080;
             break;
 
         default:
