@@ -1,6 +1,7 @@
 /*
- * device: what a backend with a device of its own has beside moe_kernels_t,
- * for models whose experts are on several of them.
+ * device: what a backend with a device of its own has beside moe_kernels_t:
+ * for models whose experts are on several of them, and operations that are
+ * recorded.
  *
  * Everything here but bring() is in order with the operations of the table;
  * what other devices send and are sent may be beside them, and then depart()
@@ -36,6 +37,8 @@ typedef struct {
     uint32_t         width;
     int              bf16;
 } moe_pack_t;
+
+typedef struct moe_recording_s  moe_recording_t;
 
 typedef struct {
     /* how many devices this process sees; and one of them by its number, as
@@ -74,6 +77,18 @@ typedef struct {
      * thread at a time calls it, any one. */
     int (*bring)(moe_device_t *d, void *to, const void *from, size_t bytes,
                  moe_err_t *err);
+
+    /*
+     * Operations of the table that are asked for between record() and
+     * recorded() are not done but kept, with their arguments: memory must
+     * stay where it is.  play() asks for all of them at once, as often as is
+     * wanted, and takes no memory.  Nothing else is asked for between the two.  -1 or
+     * NULL, and a line in err, where it cannot be done.
+     */
+    int (*record)(moe_device_t *d, moe_err_t *err);
+    moe_recording_t *(*recorded)(moe_device_t *d, moe_err_t *err);
+    void (*play)(moe_device_t *d, moe_recording_t *r);
+    void (*forget)(moe_device_t *d, moe_recording_t *r);
 
     /* as moe_row_format_pack() and moe_row_format_unpack() do it */
     void (*pack)(const moe_kctx_t *c, const moe_pack_t *op);

@@ -224,8 +224,11 @@ moe_kv_row(moe_wtype_e type, uint32_t n)
     }
 }
 
+/* of a row that a step is filled up with: it is nobody's */
+#define MOE_NO_SLOT  UINT64_MAX
+
 /* consecutive rows of one sequence, at most MOE_SPAN_ROWS, positions
- * ascending by one */
+ * ascending by one; it may have none */
 typedef struct {
     uint32_t         first;     /* row */
     uint32_t         nrows;
@@ -293,6 +296,9 @@ typedef struct {
     int                 norm;       /* divide by (sum + eps) */
     float               eps;
     float               scale;      /* then multiply */
+    const uint64_t     *slots;      /* [nrows]: a row of MOE_NO_SLOT goes
+                                     * nowhere, its experts are MOE_NO_ROW;
+                                     * NULL: there is none */
 } moe_route_t;
 
 
@@ -397,9 +403,9 @@ typedef struct {
                   uint32_t n, float limit);
 
     /*
-     * Stores row r at position slots[r] % 16 of page slots[r] / 16.  Grouped:
-     * k[nrows][heads][k_dim], v[nrows][heads][v_dim].  Latent: k[nrows][k_dim]
-     * alone.
+     * Stores row r at position slots[r] % 16 of page slots[r] / 16, of
+     * MOE_NO_SLOT nowhere.  Grouped: k[nrows][heads][k_dim],
+     * v[nrows][heads][v_dim].  Latent: k[nrows][k_dim] alone.
      */
     void (*kv_store)(const moe_kctx_t *c, const moe_kv_t *kv,
                      const uint64_t *slots, uint32_t nrows, const float *k,

@@ -11,6 +11,7 @@
 
 static void add_span(moe_model_t *m, uint32_t row, const uint32_t *table,
     int joins);
+static void place_rows(moe_model_t *m, const moe_batch_t *b, int joins);
 static void send_rows(moe_model_t *m);
 static int head(moe_model_t *m, const moe_batch_t *b, float *logits,
     moe_err_t *err);
@@ -69,13 +70,12 @@ moe_decoder_deadline(const moe_model_t *m)
 }
 
 
-static int
-layers(moe_model_t *m, const moe_batch_t *b, moe_err_t *err)
+int
+moe_decoder_layers_run(moe_model_t *m, const moe_batch_t *b, moe_err_t *err)
 {
     uint32_t  l;
 
-    moe_decoder_place(m, b);
-    m->kernels->embed(&m->kctx, &m->embed, m->mem.in.ids, b->nrows,
+    m->kernels->embed(&m->kctx, &m->embed, m->mem.in.ids, m->nrows,
                       m->mem.x);
 
     for (l = 0; l < (uint32_t) m->cfg.n_layers; l++) {
@@ -106,8 +106,17 @@ moe_decoder_run(moe_model_t *m, const moe_batch_t *b, float *logits,
         return -1;
     }
 
-    rc = m->exchange != NULL && m->exchange->halves
-         ? moe_decoder_halves(m, b, err) : layers(m, b, err);
+    if (moe_decoder_ladder_run(m, b)) {
+        return moe_decoder_logits(m, logits, err);
+    }
+
+    if (m->exchange != NULL && m->exchange->halves) {
+        rc = moe_decoder_halves(m, b, err);
+
+    } else {
+        moe_decoder_place(m, b);
+        rc = moe_decoder_layers_run(m, b, err);
+    }
 
     return rc == 0 ? head(m, b, logits, err) : -1;
 }
@@ -152,6 +161,37 @@ send_tables(moe_model_t *m, const moe_batch_t *b)
 void
 moe_decoder_place(moe_model_t *m, const moe_batch_t *b)
 {
+    place_rows(m, b, 1);
+    send_rows(m);
+}
+
+
+void
+moe_decoder_fill(moe_model_t *m, const moe_batch_t *b, uint32_t rows)
+{
+    uint32_t        i;
+    moe_step_in_t  *in;
+
+    in = &m->mem.host;
+    place_rows(m, b, 0);
+
+    for (i = b->nrows; i < rows; i++) {
+        in->ids[i] = 0;
+        in->pos[i] = 0;
+        in->slots[i] = MOE_NO_SLOT;
+        in->spans[i] = (moe_span_t) { .first = i };
+    }
+
+    m->nrows = rows;
+    m->nspans = rows;
+    send_rows(m);
+}
+
+
+/* joins: rows of a sequence are one span, else each row is one */
+static void
+place_rows(moe_model_t *m, const moe_batch_t *b, int joins)
+{
     uint32_t        i, page;
     moe_step_in_t  *in;
 
@@ -169,13 +209,12 @@ moe_decoder_place(moe_model_t *m, const moe_batch_t *b)
         in->pos[i] = b->pos[i];
 
         add_span(m, i, m->mem.tables[b->seq[i]],
-                 i != 0 && b->seq[i] == b->seq[i - 1]);
+                 joins && i != 0 && b->seq[i] == b->seq[i - 1]);
     }
 
     moe_rope_angles(m->freq, (uint32_t) m->cfg.rope.dim / 2,
                     m->cfg.rope.attn_factor, b->pos, b->nrows, in->cos,
                     in->sin);
-    send_rows(m);
 }
 
 

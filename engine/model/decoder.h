@@ -11,6 +11,7 @@
 
 #include "ep/exchange.h"
 #include "model/exchange_memory.h"
+#include "kernels/device.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
 #include "model/kv.h"
@@ -20,7 +21,9 @@
 
 enum {
     MOE_ABSORB_ROWS = 32,       /* rows of a task, see decoder_attn.c */
-    MOE_HEAD_ROWS = 256         /* rows of logits that a device has at once */
+    MOE_HEAD_ROWS = 256,        /* rows of logits that a device has at once */
+    MOE_LADDER_ROWS = 256,      /* most of a step that is recorded */
+    MOE_LADDER = 16             /* most rungs */
 };
 
 
@@ -143,6 +146,14 @@ typedef struct {
 typedef struct moe_expert_places_s  moe_expert_places_t;
 
 
+/* steps that a device has recorded, by their numbers of rows, ascending */
+typedef struct {
+    uint32_t          n;
+    uint32_t          rows[MOE_LADDER];
+    moe_recording_t  *steps[MOE_LADDER];
+} moe_ladder_t;
+
+
 struct moe_model_s {
     moe_config_t          cfg;
     moe_weights_t        *weights;
@@ -173,8 +184,11 @@ struct moe_model_s {
 
     moe_step_mem_t        mem;
     uint32_t              max_rows;
+    int                   records;  /* steps of those who decode */
+    moe_ladder_t          ladder;
 
     /* of the step */
+    int                   filled;   /* some rows may be nobody's */
     uint32_t              nrows;    /* left in it */
     uint32_t              nspans;
     uint32_t              nhidden;  /* rows in mem.h */
@@ -221,6 +235,23 @@ uint64_t moe_decoder_deadline(const moe_model_t *m);
  * one, rows that go on to the head are together then. */
 int moe_decoder_halves(moe_model_t *m, const moe_batch_t *b, moe_err_t *err);
 
+/*
+ * Has the device record the steps of decoding, where it is to and there is KV
+ * memory; what it had recorded before is forgotten.  To be called again when
+ * memory has moved.
+ */
+int moe_decoder_ladder(moe_model_t *m, moe_err_t *err);
+void moe_decoder_ladder_free(moe_model_t *m);
+
+/* Everything of a batch but the head, by a recording: 0 where there is none
+ * that fits it, and nothing was done. */
+int moe_decoder_ladder_run(moe_model_t *m, const moe_batch_t *b);
+
+/* From the embedding to the last layer, of rows that have been placed.  b:
+ * NULL while a step is recorded. */
+int moe_decoder_layers_run(moe_model_t *m, const moe_batch_t *b,
+    moe_err_t *err);
+
 /* x = norm(x): what attention and the feed-forward part read, in mem->xn */
 void moe_decoder_norm(moe_model_t *m, const float *w);
 
@@ -238,6 +269,10 @@ int moe_decoder_draft(moe_model_t *m, const moe_batch_t *b,
 
 /* where each row's keys go, its angles, and the runs of rows of a sequence */
 void moe_decoder_place(moe_model_t *m, const moe_batch_t *b);
+
+/* The same for a step that is filled up to so many rows with rows that are
+ * nobody's, each row a run of its own. */
+void moe_decoder_fill(moe_model_t *m, const moe_batch_t *b, uint32_t rows);
 
 /* layers that there are weights and KV for, the MTP layer's too */
 uint32_t moe_decoder_layers(const moe_model_t *m);

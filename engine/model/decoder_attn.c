@@ -44,7 +44,7 @@ moe_decoder_attention(moe_model_t *m, uint32_t l, const moe_batch_t *b)
         gqa_keys(m, l);
     }
 
-    if (l + 1 == (uint32_t) (m->cfg.n_layers + m->mtp.on)) {
+    if (!m->filled && l + 1 == (uint32_t) (m->cfg.n_layers + m->mtp.on)) {
         moe_decoder_narrow(m, b);
     }
 

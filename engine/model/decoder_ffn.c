@@ -174,7 +174,8 @@ route(moe_model_t *m, const moe_layer_t *layer)
         .bias = layer->router_bias,
         .norm = c->norm_topk,
         .eps = (float) c->topk_eps,
-        .scale = (float) c->routed_scale
+        .scale = (float) c->routed_scale,
+        .slots = m->filled ? m->mem.in.slots : NULL
     };
 
     part = moe_part(&layer->router, m->mem.xn, 0, m->nrows,

@@ -117,6 +117,10 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
         return moe_err(err, "model: out of memory");
     }
 
+    /* where ranks exchange rows, a layer's operations hang on theirs */
+    m->records = m->kernels->memory != NULL && o->exchange == NULL
+                 && !o->unrecorded && moe_decoder_sorts(m);
+
     moe_rope_frequencies(&m->cfg.rope, m->freq);
     moe_kv_init(&m->kv, &m->cfg, moe_decoder_layers(m), o->kv_format);
     m->kv.memory = m->kernels->memory;
@@ -126,7 +130,7 @@ open_parts(moe_model_t *m, const char *dir, const moe_model_options_t *o,
         || open_mtp_exchange(m, o, err) != 0
         || moe_decoder_memory(m, err) != 0
         || start_threads(m, o->threads, err) != 0
-        || moe_kv_resize(&m->kv, o->kv_pages, err) != 0
+        || moe_model_kv_resize(m, o->kv_pages, err) != 0
         || moe_fingerprint(m, dir, m->fingerprint, err) != 0)
     {
         return -1;
@@ -298,6 +302,7 @@ moe_model_close(moe_model_t *m)
     }
 
     moe_expert_places_free(m->places);
+    moe_decoder_ladder_free(m);
     moe_decoder_memory_free(m);
     moe_kv_free(&m->kv);
     moe_weights_free(m->weights);
@@ -399,7 +404,11 @@ moe_model_kv_pages(const moe_model_t *m)
 int
 moe_model_kv_resize(moe_model_t *m, uint32_t pages, moe_err_t *err)
 {
-    return moe_kv_resize(&m->kv, pages, err);
+    if (moe_kv_resize(&m->kv, pages, err) != 0) {
+        return -1;
+    }
+
+    return moe_decoder_ladder(m, err);
 }
 
 

@@ -77,6 +77,9 @@ typedef struct {
                                     * runs */
     uint32_t          device;      /* "cuda": which of those that the process
                                     * sees; not looked at where it is one */
+    int               unrecorded;  /* a device is asked for every operation
+                                    * of every step, also where it could have
+                                    * recorded them; changes no answer */
     moe_row_format_e  row_format;  /* at the experts; in the fingerprint */
     int               mtp;         /* have the MTP layer ready, where there is
                                     * one: for moe_model_draft() */

@@ -148,6 +148,14 @@ route_row(const void *op, uint32_t row)
     e = c->experts + (size_t) row * p->top_k;
     w = c->weights + (size_t) row * p->top_k;
 
+    if (p->slots != NULL && p->slots[row] == MOE_NO_SLOT) {
+        for (i = 0; i < p->top_k; i++) {
+            e[i] = MOE_NO_ROW;
+            w[i] = 0;
+        }
+        return;
+    }
+
     if (p->score != MOE_ROUTE_CHOSEN) {
         route_scores(p, x);
     }

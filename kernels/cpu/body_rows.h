@@ -541,6 +541,10 @@ store_row(const void *op, uint32_t row)
     const store_t  *c = op;
     const moe_kv_t     *kv;
 
+    if (c->slots[row] == MOE_NO_SLOT) {
+        return;
+    }
+
     kv = c->kv;
     k_row = moe_kv_row(kv->type, kv->k_dim);
     v_row = moe_kv_row(kv->type, kv->v_dim);

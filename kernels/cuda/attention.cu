@@ -283,6 +283,11 @@ store_kernel(moe_kv_t kv, const uint64_t *slots, uint32_t nrows,
     g = (uint32_t) (i % groups);
     head = (uint32_t) (i / groups % kv.heads);
     row = (uint32_t) (i / groups / kv.heads);
+
+    if (slots[row] == MOE_NO_SLOT) {
+        return;
+    }
+
     page = slots[row] / MOE_KV_PAGE;
     place = (uint32_t) (slots[row] % MOE_KV_PAGE);
 

@@ -378,6 +378,61 @@ device_bring(moe_device_t *d, void *to, const void *from, size_t bytes,
 }
 
 
+/* others' threads may take memory meanwhile */
+static int
+device_record(moe_device_t *d, moe_err_t *err)
+{
+    cudaError_t  rc;
+
+    rc = cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal);
+
+    return rc == cudaSuccess ? 0 : fail(err, rc, "record");
+}
+
+
+/* sent to the device at once, so that no step has to */
+static moe_recording_t *
+device_recorded(moe_device_t *d, moe_err_t *err)
+{
+    cudaError_t      rc;
+    cudaGraph_t      graph;
+    cudaGraphExec_t  exec;
+
+    rc = cudaStreamEndCapture(d->stream, &graph);
+
+    if (rc == cudaSuccess) {
+        rc = cudaGraphInstantiate(&exec, graph, 0);
+        device_note(d, cudaGraphDestroy(graph), "record");
+    }
+
+    if (rc != cudaSuccess) {
+        fail(err, rc, "record");
+        return NULL;
+    }
+
+    device_note(d, cudaGraphUpload(exec, d->stream), "record");
+
+    return reinterpret_cast<moe_recording_t *>(exec);
+}
+
+
+static void
+device_play(moe_device_t *d, moe_recording_t *r)
+{
+    device_note(d, cudaGraphLaunch(reinterpret_cast<cudaGraphExec_t>(r),
+                                   d->stream), "play");
+}
+
+
+static void
+device_forget(moe_device_t *d, moe_recording_t *r)
+{
+    device_note(d, cudaStreamSynchronize(d->stream), "forget");
+    device_note(d, cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(r)),
+                "forget");
+}
+
+
 static size_t
 cuda_attention_scratch(uint32_t k_dim, uint32_t v_dim)
 {
@@ -407,6 +462,10 @@ static const moe_device_ops_t  device_ops = {
     .clock = device_clock,
     .took = device_took,
     .bring = device_bring,
+    .record = device_record,
+    .recorded = device_recorded,
+    .play = device_play,
+    .forget = device_forget,
     .pack = cuda_pack,
     .unpack = cuda_unpack
 };

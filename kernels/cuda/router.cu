@@ -107,6 +107,14 @@ route_kernel(moe_route_t p, float *logits, uint32_t *experts, float *weights)
     logits += (size_t) blockIdx.x * p.n_experts;
     e = experts + (size_t) blockIdx.x * p.top_k;
 
+    if (p.slots != NULL && p.slots[blockIdx.x] == MOE_NO_SLOT) {
+        for (i = threadIdx.x; i < p.top_k; i += THREADS) {
+            e[i] = MOE_NO_ROW;
+            weights[(size_t) blockIdx.x * p.top_k + i] = 0;
+        }
+        return;
+    }
+
     for (i = threadIdx.x; i < p.n_experts; i += THREADS) {
         x[i] = logits[i];
     }

@@ -107,6 +107,9 @@ inline simt_dim_t  blockIdx;
 /* a test's to look at: waits of the process for what a stream has to do */
 extern "C" { inline unsigned  simt_waits; }
 
+/* the same: recordings that were played */
+extern "C" { inline unsigned  simt_played; }
+
 
 [[noreturn]] inline void
 simt_wrong(const char *what)
@@ -418,6 +421,16 @@ simt_reach(cudaStream_t s)
 }
 
 
+/* for what cannot be part of a recording here */
+inline void
+simt_not_recorded(cudaStream_t s)
+{
+    if (s->recorded) {
+        simt_wrong("what is not a launch, while launches are recorded");
+    }
+}
+
+
 template <typename F>
 inline void
 simt_launch(cudaStream_t s, size_t blocks, unsigned threads, size_t shared,
@@ -503,6 +516,12 @@ typedef enum {
     cudaMemcpyDeviceToDevice,
     cudaMemcpyDeviceToHost
 } simt_copy_e;
+
+typedef enum { cudaStreamCaptureModeThreadLocal } simt_capture_e;
+
+/* one and the same here */
+typedef struct simt_graph_s { simt_op_t  *first; }  *cudaGraph_t;
+typedef cudaGraph_t  cudaGraphExec_t;
 
 enum {
     cudaStreamNonBlocking,
@@ -667,6 +686,8 @@ extern "C" { inline unsigned  simt_busy; }
 inline cudaError_t
 cudaStreamQuery(cudaStream_t s)
 {
+    simt_not_recorded(s);
+
     if (simt_busy == 0) {
         simt_finish(s);
         return cudaSuccess;
@@ -681,8 +702,92 @@ cudaStreamQuery(cudaStream_t s)
 inline cudaError_t
 cudaStreamSynchronize(cudaStream_t s)
 {
+    simt_not_recorded(s);
     simt_waited(s);
     simt_finish(s);
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaStreamBeginCapture(cudaStream_t s, simt_capture_e mode)
+{
+    simt_not_recorded(s);
+    simt_finish(s);
+    s->recorded = 1;
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
+{
+    *graph = (cudaGraph_t) malloc(sizeof(**graph));
+    (*graph)->first = s->first;
+    s->first = NULL;
+    s->last = &s->first;
+    s->recorded = 0;
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
+    unsigned long long flags)
+{
+    *exec = graph;
+
+    return cudaSuccess;
+}
+
+
+/* given back with what was made of it */
+inline cudaError_t
+cudaGraphDestroy(cudaGraph_t graph)
+{
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t s)
+{
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
+{
+    simt_not_recorded(s);
+    simt_played++;
+
+    simt_add(s, SIMT_WORK, [=] {
+        simt_op_t  *op;
+
+        for (op = exec->first; op != NULL; op = op->next) {
+            op->run(op, 0);
+        }
+    });
+
+    return cudaSuccess;
+}
+
+
+inline cudaError_t
+cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    simt_op_t  *op;
+
+    while ((op = exec->first) != NULL) {
+        exec->first = op->next;
+        op->run(op, 1);
+    }
+
+    free(exec);
 
     return cudaSuccess;
 }
@@ -846,6 +951,7 @@ simt_copies(const void *p)
 inline cudaError_t
 cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 {
+    simt_not_recorded(s);
     simt_add(s, SIMT_WORK, [=] { memset(simt_copies(p), value, bytes); });
 
     return cudaSuccess;
@@ -869,6 +975,8 @@ inline cudaError_t
 cudaMemcpyAsync(void *to, const void *from, size_t bytes, simt_copy_e kind,
     cudaStream_t s)
 {
+    simt_not_recorded(s);
+
     if ((kind == cudaMemcpyHostToDevice && !simt_is_pinned(from))
         || (kind == cudaMemcpyDeviceToHost && !simt_is_pinned(to)))
     {

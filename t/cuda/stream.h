@@ -28,6 +28,7 @@ struct simt_stream_s {
     simt_op_t  **last;
     int          runs;
     int          pending;           /* what nobody has waited for */
+    int          recorded;          /* what is asked for, and not done */
 };
 
 

@@ -24,12 +24,20 @@ enum { SEQS = 2, LEN = 24, PAGES = 16 };
 
 /* t/cuda/simt.h's; a GPU has none */
 extern unsigned  simt_waits __attribute__((weak));
+extern unsigned  simt_played __attribute__((weak));
 
 
 static const char *const  models[] = {
     "t/golden/v3-odd", "t/golden/gpt-oss", "t/golden/qwen3-moe",
     "t/golden/v3-fp8", "t/golden/glm4-moe"
 };
+
+
+static unsigned
+played(void)
+{
+    return &simt_played ? simt_played : 0;
+}
 
 
 static void
@@ -42,22 +50,30 @@ need_device(void)
 
 
 static moe_model_t *
+open_with(const char *dir, const moe_model_options_t *o)
+{
+    moe_err_t     err;
+    moe_model_t  *m;
+
+    m = moe_model_open(dir, o, NULL, NULL, &err);
+    if (m == NULL) {
+        fail_msg("%s, %s: %s", dir, o->kernels, err.text);
+    }
+
+    return m;
+}
+
+
+static moe_model_t *
 open_model(const char *dir, const char *kernels, moe_kv_format_e format,
     int mtp)
 {
-    moe_err_t            err;
-    moe_model_t         *m;
     moe_model_options_t  o = {
         .threads = 1, .max_rows = 32, .kv_pages = PAGES, .kernels = kernels,
         .kv_format = format, .row_format = MOE_ROWS_BF16, .mtp = mtp
     };
 
-    m = moe_model_open(dir, &o, NULL, NULL, &err);
-    if (m == NULL) {
-        fail_msg("%s, %s: %s", dir, kernels, err.text);
-    }
-
-    return m;
+    return open_with(dir, &o);
 }
 
 
@@ -373,6 +389,7 @@ answer(const char *kernels, moe_draft_e draft, events_t *e)
 static void
 test_answers(void **state)
 {
+    unsigned     before;
     uint32_t     i;
     events_t    *want, *is;
     moe_draft_e  d;
@@ -384,7 +401,9 @@ test_answers(void **state)
     answer("plain", MOE_DRAFT_OFF, want);
 
     for (d = MOE_DRAFT_OFF; d <= MOE_DRAFT_ALWAYS; d++) {
+        before = played();
         answer("cuda", d, is);
+        assert_true(played() > before || &simt_played == NULL);
 
         for (i = 0; i < JOBS; i++) {
             assert_true(want[i].n >= 3 * 4);
@@ -490,6 +509,126 @@ test_waits(void **state)
 }
 
 
+enum { MANY = 16 };             /* sequences, of a page each */
+
+
+/* a step of rows [n] of each sequence, from where it is; logits of all rows
+ * that are wanted.  Returns how often a recording was played. */
+static unsigned
+step_of(moe_model_t *m, const uint32_t *n, uint32_t *len, int all,
+    float *out)
+{
+    unsigned         before;
+    uint32_t         s, i, ids[32], pos[32], seq[32], rows[32];
+    uint32_t         page[MANY];
+    uint8_t          role[32];
+    moe_err_t        err;
+    const uint32_t  *tables[MANY];
+    moe_batch_t      b = { .ids = ids, .pos = pos, .seq = seq, .role = role,
+                           .nseqs = MANY, .tables = tables, .out = rows };
+
+    memset(role, MOE_ROLE_PROMPT, sizeof(role));
+
+    for (s = 0; s < MANY; s++) {
+        page[s] = (s * 5 + 3) % MANY;
+        tables[s] = &page[s];
+
+        for (i = 0; i < n[s]; i++) {
+            ids[b.nrows] = id_at(m, s, len[s]);
+            pos[b.nrows] = len[s]++;
+            seq[b.nrows] = s;
+
+            if (all || i + 1 == n[s]) {
+                rows[b.nout++] = b.nrows;
+            }
+
+            b.nrows++;
+        }
+    }
+
+    before = played();
+
+    if (moe_model_step(m, &b, out, &err) != 0) {
+        fail_msg("%s", err.text);
+    }
+
+    return played() - before;
+}
+
+
+/*
+ * Steps by recordings beside the same asked for one operation at a time, of
+ * rows[nsteps] rows, above 16 of sequences with two; every page is somebody's.
+ * Prompts, of which not all logits are wanted, are not played.
+ */
+static void
+compare_ladder(const char *dir, const char *kernels, moe_kv_format_e format,
+    const uint32_t *rows, uint32_t nsteps)
+{
+    float                *want, *is;
+    size_t                bytes;
+    uint32_t              i, s, n[MANY], len[MANY], len2[MANY];
+    moe_model_t          *on, *off;
+    moe_model_options_t   o = {
+        .threads = 1, .max_rows = 32, .kv_pages = PAGES, .kernels = kernels,
+        .kv_format = format, .row_format = MOE_ROWS_BF16
+    };
+
+    on = open_with(dir, &o);
+    o.unrecorded = 1;
+    off = open_with(dir, &o);
+
+    bytes = 32 * (size_t) moe_model_vocab_size(on) * sizeof(float);
+    want = malloc(bytes);
+    is = malloc(bytes);
+    memset(len, 0, sizeof(len));
+    memset(len2, 0, sizeof(len2));
+
+    for (s = 0; s < MANY; s++) {
+        n[s] = 2;
+    }
+
+    assert_int_equal(step_of(on, n, len, 0, is), 0);
+    assert_int_equal(step_of(off, n, len2, 0, want), 0);
+
+    for (i = 0; i < nsteps; i++) {
+        for (s = 0; s < MANY; s++) {
+            n[s] = (s + i) % MANY < rows[i];
+            n[s] += (s + i) % MANY + MANY < rows[i];
+        }
+
+        memset(want, 0, bytes);
+        memset(is, 0, bytes);
+        assert_int_equal(step_of(on, n, len, 1, is), &simt_played != NULL);
+        assert_int_equal(step_of(off, n, len2, 1, want), 0);
+
+        if (memcmp(is, want, bytes) != 0) {
+            fail_msg("%s: a step of %u rows", dir, rows[i]);
+        }
+    }
+
+    free(want);
+    free(is);
+    moe_model_close(on);
+    moe_model_close(off);
+}
+
+
+/* each rung, full and filled up; of other models two that are filled up */
+static void
+test_ladder(void **state)
+{
+    static const uint32_t  rows[] = { 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 1 };
+    static const uint32_t  few[] = { 3, 5 };
+
+    need_device();
+
+    compare_ladder("t/golden/v3-odd", "cuda", MOE_KV_F32, rows, 11);
+    compare_ladder("t/golden/gpt-oss", "cuda", MOE_KV_I8, few, 2);
+    compare_ladder("t/golden/v3-fp8", "cuda-fp8", MOE_KV_BF16, few, 2);
+}
+
+
 int
 main(void)
 {
@@ -499,6 +638,7 @@ main(void)
         cmocka_unit_test(test_drafts),
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_waits),
+        cmocka_unit_test(test_ladder),
         cmocka_unit_test(test_too_much)
     };
 

@@ -358,6 +358,7 @@ route_once(uint32_t round)
     float        *x, *w, *bias;
     uint32_t      i, rows, *e, *de;
     float        *dw;
+    uint64_t      slots[9];
     moe_route_t   r, dr;
 
     rows = 1 + below(9);
@@ -381,7 +382,14 @@ route_once(uint32_t round)
         x[i] = below(3) ? x[i] * 5 : (float) below(4);
     }
 
+    /* some rows are nobody's */
+    for (i = 0; i < rows; i++) {
+        slots[i] = below(3) ? i : MOE_NO_SLOT;
+    }
+
+    r.slots = round % 4 ? NULL : slots;
     dr = r;
+    dr.slots = up(r.slots, sizeof(slots));
     r.bias = bias;
     dr.bias = up(bias, r.n_experts * 4);
     de = take((size_t) rows * r.top_k * 4);
@@ -794,8 +802,8 @@ fill_pages(pages_t *p, uint32_t len)
     float     *k, *v;
     size_t     nk, nv;
     uint8_t   *is;
-    uint32_t   i;
-    uint64_t   slots[PAGES * MOE_KV_PAGE];
+    uint32_t   i, n;
+    uint64_t   slots[PAGES * MOE_KV_PAGE + 1];
     moe_kv_t  *kv;
 
     kv = &p->host;
@@ -809,25 +817,29 @@ fill_pages(pages_t *p, uint32_t len)
         p->table[i] = (i * 29 + 11) % PAGES;
     }
 
+    /* and one row that is nobody's */
     for (i = 0; i < len; i++) {
         slots[i] = p->table[i / 16] * 16 + i % 16;
     }
 
+    slots[len] = MOE_NO_SLOT;
+
     nk = (size_t) kv->heads * kv->k_dim;
     nv = (size_t) kv->heads * kv->v_dim;
-    k = random_rows(len, nk, nk + 2);
-    v = random_rows(len, nv, nv + 1);
+    n = len + 1;
+    k = random_rows(n, nk, nk + 2);
+    v = random_rows(n, nv, nv + 1);
 
     p->device = *kv;
     kv->base = p->mem;
     p->device.base = take(p->bytes);
     p->dtable = up(p->table, sizeof(p->table));
 
-    cpu->kv_store(&ctx1, kv, slots, len, k, nk + 2, kv->latent ? NULL : v,
+    cpu->kv_store(&ctx1, kv, slots, n, k, nk + 2, kv->latent ? NULL : v,
                   nv + 1);
-    gpu->kv_store(&device, &p->device, up(slots, len * 8), len,
-                  up(k, ((len - 1) * (nk + 2) + nk) * 4), nk + 2,
-                  kv->latent ? NULL : up(v, ((len - 1) * (nv + 1) + nv) * 4),
+    gpu->kv_store(&device, &p->device, up(slots, n * 8), n,
+                  up(k, ((n - 1) * (nk + 2) + nk) * 4), nk + 2,
+                  kv->latent ? NULL : up(v, ((n - 1) * (nv + 1) + nv) * 4),
                   nv + 1);
 
     is = malloc(p->bytes);
