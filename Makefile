@@ -293,6 +293,9 @@ test-full: test
 	@for t in test_ep test_ep_mpi; do \
 	    echo "== $$t"; MOE_MATRIX=1 $(BUILD)/t/$$t || exit 1; \
 	done
+	@for t in test_ep_nccl test_serve_nccl; do \
+	    echo "== $$t"; MOE_MATRIX=1 $(BUILD)/cuda-simt/t/$$t || exit 1; \
+	done
 	@for t in test_serve_ep test_serve_mpi; do \
 	    echo "== $$t"; MOE_KILLS=50 $(BUILD)/t/$$t || exit 1; \
 	done
